@@ -1,0 +1,286 @@
+package configs
+
+import "time"
+
+// Config is everything that can be set about a gateway. Its zero value is of no use;
+// start from Default. Durations are written "4m" or "20s", sizes "20GiB".
+//
+// No secret is a key here, so that the file can be kept with other configuration. The
+// package's documentation lists the environment variables that hold them.
+type Config struct {
+	// Listen is the address that clients reach: /v2/, /api/v1/. Default
+	// "127.0.0.1:8080". Off loopback the gateway does not start without TLS and a way
+	// to know its callers; see AllowPlainHTTP and AllowAnonymous.
+	Listen string `yaml:"listen"`
+
+	// AdminListen is the address of /metrics, /healthz, /readyz and pprof, in plain
+	// HTTP and without callers. Default "127.0.0.1:9090". Elsewhere than on loopback,
+	// whoever reaches it can read memory profiles and slow the gateway: keep it on a
+	// network of your own. "" turns it off.
+	AdminListen string `yaml:"admin_listen"`
+
+	// TLS is what the gateway proves its name with.
+	TLS TLS `yaml:"tls"`
+
+	// Auth is how the gateway knows its callers.
+	Auth Auth `yaml:"auth"`
+
+	// AllowPlainHTTP lets the gateway listen off loopback without TLS. Default false.
+	// Everyone on the way reads the callers' passwords and can swap an image that is
+	// pulled by tag: set it only behind something that ends TLS.
+	AllowPlainHTTP bool `yaml:"allow_plain_http"`
+
+	// AllowAnonymous serves requests that carry no credentials, off loopback too, as
+	// the caller "". Default false; on loopback without an htpasswd file it is so
+	// anyway. Everyone who reaches the gateway pulls with its pull token.
+	AllowAnonymous bool `yaml:"allow_anonymous"`
+
+	// StateDir is the folder for everything that survives a restart: the embedded
+	// store, spooled blobs and layers, the vulnerability database, the sealing key.
+	// Default "", which is $XDG_STATE_HOME/sluice, or ~/.local/state/sluice. One
+	// gateway a folder.
+	StateDir string `yaml:"state_dir"`
+
+	// Store is where verdicts, SBOMs, manifests and relations are kept. Default "",
+	// a file in StateDir. "redis://HOST:PORT/DB" and "rediss://…" (TLS) share them
+	// among gateways. No password here: SLUICE_REDIS_PASSWORD.
+	Store string `yaml:"store"`
+
+	// SealKeyFile holds the key that stored pull tokens are sealed with, 32 bytes in
+	// base64. Default "", which is StateDir/seal.key, made at the first start. Where
+	// the environment has SLUICE_KEY, that is the key and no file is read. Gateways that share a Redis store need the same key. If it is lost, stored pull
+	// tokens have to be set again.
+	SealKeyFile string `yaml:"seal_key_file"`
+
+	// DefaultUpstream is the name of the upstream that serves requests that name
+	// none. Default "cgr.dev".
+	DefaultUpstream string `yaml:"default_upstream"`
+
+	// Upstreams are the registries that the gateway may ask; any other is refused.
+	// Default: cgr.dev alone, without credentials of its own. A list in the file
+	// replaces the default list.
+	Upstreams []Upstream `yaml:"upstreams"`
+
+	// Gate is what is held, how long, and whether a violation blocks.
+	Gate Gate `yaml:"gate"`
+
+	// Policy is where the rules, the exceptions and the kill list come from.
+	Policy Policy `yaml:"policy"`
+
+	// Database is the vulnerability database's life.
+	Database Database `yaml:"database"`
+
+	// Spool bounds the disk that blobs take.
+	Spool Spool `yaml:"spool"`
+
+	// Scan bounds what scanning takes, and what it accepts.
+	Scan Scan `yaml:"scan"`
+
+	// Log is what goes to standard error.
+	Log Log `yaml:"log"`
+}
+
+// TLS names the certificate. Both files are read again when they change, without a
+// restart; a pair that does not fit leaves the last good one in use.
+type TLS struct {
+	// CertFile is a PEM file: the certificate, then its intermediates. Default "", no TLS.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile is the certificate's private key in PEM. Default "".
+	KeyFile string `yaml:"key_file"`
+}
+
+// Auth names the callers.
+type Auth struct {
+	// HtpasswdFile is a file of "name:hash" lines, bcrypt only (htpasswd -B). It is
+	// read again when it changes. Default "", no callers are known.
+	HtpasswdFile string `yaml:"htpasswd_file"`
+}
+
+// An Upstream is a registry that the gateway reads from.
+type Upstream struct {
+	// Name is the registry's host as image references spell it: cgr.dev. Clients name
+	// it with ?ns=NAME or as the first element of the path. Required, unique.
+	Name string `yaml:"name"`
+	// URL is where the registry is asked. Default "", https://NAME, and the address
+	// that it is known for in the case of docker.io. http:// sends the pull token in
+	// the clear.
+	URL string `yaml:"url"`
+	// RealmHosts are hosts, beside the registry's own, whose token endpoint may be
+	// given the pull token. Default none: a challenge that names another host is
+	// refused, since a forged one would collect the token.
+	RealmHosts []string `yaml:"realm_hosts"`
+	// CredentialsDir is a folder with the files username and password, or with a
+	// docker configuration, such as a mounted secret. It is read again when it
+	// changes: a new token needs no restart. The environment's token comes before it,
+	// and one set by `sluice connection set` after it. Default "", none.
+	CredentialsDir string `yaml:"credentials_dir"`
+	// CAFile is a PEM file of authorities that this registry's certificate may come
+	// from, in place of the system's. Default "", the system's.
+	CAFile string `yaml:"ca_file"`
+}
+
+// Gate holds the gate's settings.
+type Gate struct {
+	// Mode says what becomes of a violation. Default "enforce": the pull is refused.
+	// "warn": served with a Warning header, counted and logged. "dry-run": served and
+	// logged. "off": nothing is decided; only the kill list holds.
+	Mode string `yaml:"mode"`
+	// Strict sends no byte of a layer before the decision. Default false: layers
+	// stream while they are scanned, and only the last part waits. Strict also keeps
+	// confidential what is denied, and makes every first pull wait for its scan.
+	Strict bool `yaml:"strict"`
+	// ManifestWait is how long the manifest of an unknown image waits for a decision,
+	// counted from its pull's start. Default 2s: enough for a small image to get a
+	// clean answer; longer delays big ones, whose layers can't be asked for before.
+	ManifestWait time.Duration `yaml:"manifest_wait"`
+	// HeaderWait is how long a config or a strict layer waits before headers are sent.
+	// Default 20s, at most 25s, since containerd gives up on headers after 30.
+	HeaderWait time.Duration `yaml:"header_wait"`
+	// Drip is how often a held response sends a few of its bytes. Default 5s, at most
+	// 9s, since some CRI-O versions give up on a pull without progress after 10.
+	Drip time.Duration `yaml:"drip"`
+	// HoldCap is how long a response is held, counted from the last byte of the image
+	// that upstream sent, before it fails as scan_timeout. Default 4m, under 5m, since
+	// containerd cancels a pull without progress after 5. The scan goes on.
+	HoldCap time.Duration `yaml:"hold_cap"`
+	// TagTTL is how long a tag is answered without asking upstream. Default 60s. 0
+	// asks at every request.
+	TagTTL time.Duration `yaml:"tag_ttl"`
+	// StaleTags is for how long a tag's last known digest is served while upstream
+	// can't be reached, errs or throttles. Default 24h. 0 serves none.
+	StaleTags time.Duration `yaml:"stale_tags"`
+	// NegativeTTL is how long "not found" from upstream is remembered. Default 30s.
+	// 0 asks each time.
+	NegativeTTL time.Duration `yaml:"negative_ttl"`
+	// RelationTTL is how long the gateway remembers which manifests list a blob, from
+	// their last use. Default 720h (30 days). Past it, a blob can be had only after
+	// its manifest was asked for again.
+	RelationTTL time.Duration `yaml:"relation_ttl"`
+	// Pulls is how many images are fetched from upstream at once; more wait in a
+	// queue. Default 4. More is faster for many small images and takes more disk,
+	// connections and memory.
+	Pulls int `yaml:"pulls"`
+	// Drain is how long pulls in flight may take to finish after SIGTERM. Default 5m.
+	// What stops the process must wait longer than this.
+	Drain time.Duration `yaml:"drain"`
+}
+
+// Policy names the rules' sources. All are watched; a version with an error in it
+// leaves the last good one in force and is reported.
+type Policy struct {
+	// Dir is a folder of *.rego files. Default "", the policies built in. It replaces
+	// them, it does not add to them.
+	Dir string `yaml:"dir"`
+	// WaiverFile is a YAML file of exceptions, each with an owner, a reason and an
+	// expiry. Default "", none.
+	WaiverFile string `yaml:"waiver_file"`
+	// KillFile is a text file of digests, one a line, that are refused at once, in
+	// every mode and whatever policy says. Default "", none.
+	KillFile string `yaml:"kill_file"`
+}
+
+// Database holds the vulnerability database's settings.
+type Database struct {
+	// URL is the folder that holds the database's latest.json, for a mirror. Default
+	// "", grype's own.
+	URL string `yaml:"url"`
+	// CAFile is a PEM file of authorities for URL, in place of the system's. Default "".
+	CAFile string `yaml:"ca_file"`
+	// UpdateEvery is how often a newer database is looked for. Default 2h. 0 never
+	// does: bring databases with `sluice db import`.
+	UpdateEvery time.Duration `yaml:"update_every"`
+	// MaxAge is how old a database may be, counted from when it was built, before
+	// verdicts from it fail as db_stale. Default 120h (5 days). 0 is no limit: what was
+	// published since is then missed without a word.
+	MaxAge time.Duration `yaml:"max_age"`
+}
+
+// Spool holds the spool's settings. Least recently used blobs go first, never one in
+// use; an image that does not fit is refused before its pull begins.
+type Spool struct {
+	// Dir is the folder for blobs and layers. Default "", StateDir/spool. Its disk
+	// should hold both quotas.
+	Dir string `yaml:"dir"`
+	// BlobsQuota bounds the blobs as clients get them, compressed. Default 20GiB.
+	// Smaller means more is fetched again.
+	BlobsQuota Size `yaml:"blobs_quota"`
+	// LayersQuota bounds the layers as they are scanned, uncompressed. Default 40GiB.
+	LayersQuota Size `yaml:"layers_quota"`
+}
+
+// Scan holds the scanner's settings.
+type Scan struct {
+	// Timeout is how long cataloguing and matching one image may take before the
+	// worker that does it is killed and the image is scan_failed. Default 10m: longer
+	// than HoldCap, so that the next try finds the answer.
+	Timeout time.Duration `yaml:"timeout"`
+	// Workers is how many images are catalogued at once, each in a process of its own
+	// that takes up to about 1 GiB for a big image. Default 0, half the processors, at
+	// least one.
+	Workers int `yaml:"workers"`
+	// Limits bound what an image may be. Past one, the image is scan_limit, never clean.
+	Limits Limits `yaml:"limits"`
+}
+
+// Limits are the bounds on what is scanned.
+type Limits struct {
+	// LayerCompressed bounds one layer as it is transferred. Default 8GiB: above all but
+	// the largest layers in public use, of GPU and model images.
+	LayerCompressed Size `yaml:"layer_compressed"`
+	// LayerUncompressed bounds one layer as it is unpacked. Default 16GiB.
+	LayerUncompressed Size `yaml:"layer_uncompressed"`
+	// ImageUncompressed bounds all layers of an image together. Default 40GiB. It
+	// can't be more than spool.layers_quota.
+	ImageUncompressed Size `yaml:"image_uncompressed"`
+	// LayerEntries bounds the files, folders and links in one layer. Default 300000:
+	// a scanner takes up to 4 KB of memory for each.
+	LayerEntries int `yaml:"layer_entries"`
+	// Ratio bounds how many times larger a layer gets when it is unpacked, past its
+	// first 64 MiB. Default 200: real layers stay under 30 there, bombs reach 1032.
+	Ratio int `yaml:"ratio"`
+}
+
+// Log holds the settings of the log.
+type Log struct {
+	// Level is debug, info, warn or error. Default "info": one line a pull with its decision.
+	Level string `yaml:"level"`
+	// Format is "text" for people or "json" for programs. Default "text".
+	Format string `yaml:"format"`
+}
+
+// Default returns the configuration of a gateway without a file: on loopback, in
+// front of cgr.dev without credentials, with the policies built in, enforced.
+func Default() Config {
+	return Config{
+		Listen:          "127.0.0.1:8080",
+		AdminListen:     "127.0.0.1:9090",
+		DefaultUpstream: "cgr.dev",
+		Upstreams:       []Upstream{{Name: "cgr.dev"}},
+		Gate: Gate{
+			Mode:         "enforce",
+			ManifestWait: 2 * time.Second,
+			HeaderWait:   20 * time.Second,
+			Drip:         5 * time.Second,
+			HoldCap:      4 * time.Minute,
+			TagTTL:       time.Minute,
+			StaleTags:    24 * time.Hour,
+			NegativeTTL:  30 * time.Second,
+			RelationTTL:  30 * 24 * time.Hour,
+			Pulls:        4,
+			Drain:        5 * time.Minute,
+		},
+		Database: Database{UpdateEvery: 2 * time.Hour, MaxAge: 5 * 24 * time.Hour},
+		Spool:    Spool{BlobsQuota: 20 * GiB, LayersQuota: 40 * GiB},
+		Scan: Scan{
+			Timeout: 10 * time.Minute,
+			Limits: Limits{
+				LayerCompressed:   8 * GiB,
+				LayerUncompressed: 16 * GiB,
+				ImageUncompressed: 40 * GiB,
+				LayerEntries:      300_000,
+				Ratio:             200,
+			},
+		},
+		Log: Log{Level: "info", Format: "text"},
+	}
+}

@@ -1,0 +1,110 @@
+package configs
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+)
+
+// none is an environment without variables.
+func none(string) string { return "" }
+
+// TestReference holds reference.yaml to the code: it has every key, and loading it is
+// the same as having no file.
+func TestReference(t *testing.T) {
+	c, err := Load("reference.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Upstreams[0].RealmHosts = nil // "[]" in the file
+	if diff := cmp.Diff(Default(), c); diff != "" {
+		t.Errorf("reference.yaml is not the defaults (-default +file):\n%s", diff)
+	}
+
+	b, err := os.ReadFile("reference.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(b, &tree); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range Keys() {
+		if !has(tree, strings.Split(key, ".")) {
+			t.Errorf("reference.yaml lacks %s", key)
+		}
+	}
+}
+
+func has(tree any, path []string) bool {
+	if list, ok := tree.([]any); ok && len(list) > 0 {
+		tree = list[0]
+	}
+	m, ok := tree.(map[string]any)
+	if !ok {
+		return false
+	}
+	v, ok := m[path[0]]
+	return ok && (len(path) == 1 || has(v, path[1:]))
+}
+
+// TestKeys holds Config to what the decoder can set: every field has a key of its
+// own, in snake case, and a type that there is a rule for.
+func TestKeys(t *testing.T) {
+	var check func(path string, typ reflect.Type)
+	check = func(path string, typ reflect.Type) {
+		switch {
+		case typ == reflect.TypeFor[time.Duration](), typ == reflect.TypeFor[Size]():
+		case typ.Kind() == reflect.Slice:
+			check(path, typ.Elem())
+		case typ.Kind() == reflect.Struct:
+			seen := map[string]bool{}
+			for i := range typ.NumField() {
+				f := typ.Field(i)
+				key := f.Tag.Get("yaml")
+				if key == "" || seen[key] || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz_") != "" {
+					t.Errorf("%s.%s has the key %q", path, f.Name, key)
+				}
+				seen[key] = true
+				check(join(path, key), f.Type)
+			}
+		case typ.Kind() != reflect.String && typ.Kind() != reflect.Bool && typ.Kind() != reflect.Int:
+			t.Errorf("%s has the type %s", path, typ)
+		}
+	}
+	check("", reflect.TypeFor[Config]())
+}
+
+// notConfigs are the YAML files here that are read by policy, not by Load.
+var notConfigs = map[string]bool{"waivers.yaml": true}
+
+// TestExamples loads every configuration file that stands here.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("*.yaml")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("found %v, %v", files, err)
+	}
+	for _, file := range files {
+		if notConfigs[file] {
+			continue
+		}
+		t.Run(file, func(t *testing.T) {
+			c, err := Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.StateDir == "" {
+				c.StateDir = "/state"
+			}
+			if _, err := c.Resolve(none); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,48 @@
+package configs
+
+import (
+	"errors"
+	"path/filepath"
+	"runtime"
+)
+
+// EnvRedisPassword is the environment variable with the password for the Redis that
+// Store names.
+const EnvRedisPassword = "SLUICE_REDIS_PASSWORD"
+
+// Resolve validates c and fills every empty key whose default depends on the machine
+// or on another key: state_dir, seal_key_file, spool.dir and scan.workers. getenv is os.Getenv; XDG_STATE_HOME and HOME are asked for.
+func (c Config) Resolve(getenv func(string) string) (Config, error) {
+	if err := c.Validate(); err != nil {
+		return Config{}, err
+	}
+	if c.StateDir == "" {
+		dir, err := stateDir(getenv)
+		if err != nil {
+			return Config{}, err
+		}
+		c.StateDir = dir
+	}
+	if c.SealKeyFile == "" {
+		c.SealKeyFile = filepath.Join(c.StateDir, "seal.key")
+	}
+	if c.Spool.Dir == "" {
+		c.Spool.Dir = filepath.Join(c.StateDir, "spool")
+	}
+	if c.Scan.Workers == 0 {
+		c.Scan.Workers = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	return c, nil
+}
+
+// stateDir follows the XDG base directory specification, which has relative values
+// ignored.
+func stateDir(getenv func(string) string) (string, error) {
+	if s := getenv("XDG_STATE_HOME"); filepath.IsAbs(s) {
+		return filepath.Join(s, "sluice"), nil
+	}
+	if s := getenv("HOME"); filepath.IsAbs(s) {
+		return filepath.Join(s, ".local", "state", "sluice"), nil
+	}
+	return "", errors.New("state_dir: is not set, and neither XDG_STATE_HOME nor HOME says where state goes: set state_dir to a folder that may be written")
+}

@@ -1,0 +1,193 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Validate returns every problem of c at once, one a line, each naming its key, or nil.
+// It looks at nothing but c: whether files exist shows when they are opened.
+func (c Config) Validate() error {
+	v := &validation{}
+	v.address("listen", c.Listen)
+	if c.AdminListen != "" {
+		v.address("admin_listen", c.AdminListen)
+		v.check(c.AdminListen != c.Listen || strings.HasSuffix(c.Listen, ":0"), "admin_listen", "is the address of listen too, choose another port")
+	}
+	v.check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "needs both cert_file and key_file, or neither")
+	v.store(c.Store)
+	v.upstreams(c)
+	v.gate(c.Gate)
+	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	v.oneOf("log.format", c.Log.Format, "text", "json")
+	v.database(c.Database)
+	v.bounds(c)
+	v.add(CheckListen(c.Listen, c.TLS.CertFile != "", c.Auth.HtpasswdFile != "", c.AllowPlainHTTP, c.AllowAnonymous))
+	return errors.Join(v.problems...)
+}
+
+// CheckListen returns an error that says which keys to set where a gateway must not
+// start: it would listen off loopback without TLS, or without a way to know its
+// callers, and nobody said in so many words that it should. addr is HOST:PORT; a host
+// that is a name other than localhost counts as off loopback.
+func CheckListen(addr string, tls, callers, allowPlain, allowAnonymous bool) error {
+	if Loopback(addr) {
+		return nil
+	}
+	var missing []string
+	if !tls && !allowPlain {
+		missing = append(missing, "without TLS: set tls.cert_file and tls.key_file, or allow_plain_http: true where something in front of it ends TLS")
+	}
+	if !callers && !allowAnonymous {
+		missing = append(missing, "without knowing its callers: set auth.htpasswd_file, or allow_anonymous: true to let everyone who reaches it pull")
+	}
+	if missing == nil {
+		return nil
+	}
+	return fmt.Errorf("listen: %s is not loopback, and the gateway does not stand on a network %s", addr, strings.Join(missing, "; nor "))
+}
+
+// Loopback reports whether addr, HOST:PORT, can be reached from this machine alone.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+type validation struct{ problems []error }
+
+func (v *validation) add(err error) {
+	if err != nil {
+		v.problems = append(v.problems, err)
+	}
+}
+
+func (v *validation) check(ok bool, key, format string, args ...any) {
+	if !ok {
+		v.add(fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+}
+
+func (v *validation) oneOf(key, value string, allowed ...string) {
+	v.check(slices.Contains(allowed, value), key, "must be one of %s, not %q", strings.Join(allowed, ", "), value)
+}
+
+// between checks lo <= d <= hi.
+func (v *validation) between(key string, d, lo, hi time.Duration) {
+	v.check(d >= lo && d <= hi, key, "must be from %s to %s, not %s", lo, hi, d)
+}
+
+func (v *validation) address(key, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		v.add(fmt.Errorf("%s: %q is no address: write HOST:PORT, such as 127.0.0.1:8080 or :8443", key, addr))
+		return
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	v.check(err == nil, key, "the port of %q must be a number from 0 to 65535", addr)
+}
+
+func (v *validation) store(store string) {
+	if store == "" {
+		return
+	}
+	u, err := url.Parse(store)
+	if err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+		// Not quoted: it may hold a password.
+		v.add(errors.New(`store: must be "" for a file in state_dir, or redis://HOST:PORT/DB, or rediss:// for TLS`))
+		return
+	}
+	_, secret := u.User.Password()
+	v.check(!secret, "store", "holds a password: remove it here, and put it into the environment as %s", EnvRedisPassword)
+}
+
+func (v *validation) upstreams(c Config) {
+	seen := map[string]bool{}
+	for i, u := range c.Upstreams {
+		key := fmt.Sprintf("upstreams[%d]", i)
+		v.check(hostPort(u.Name), key+".name", "%q is no registry's host, such as cgr.dev or registry.example.com:5000", u.Name)
+		v.check(!seen[u.Name], key+".name", "%s is listed twice", u.Name)
+		seen[u.Name] = true
+		v.webURL(key+".url", u.URL)
+		for _, h := range u.RealmHosts {
+			v.check(hostPort(h), key+".realm_hosts", "%q is no host: write it without https:// and path", h)
+		}
+	}
+	v.check(seen[c.DefaultUpstream], "default_upstream", "%q is not the name of any of upstreams", c.DefaultUpstream)
+}
+
+func (v *validation) webURL(key, s string) {
+	if s == "" {
+		return
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		v.add(fmt.Errorf("%s: must be a URL that begins with https:// or http://", key))
+		return
+	}
+	v.check(u.User == nil, key, "holds credentials: remove them here, and use `sluice connection set`")
+	v.check(u.RawQuery == "" && u.Fragment == "", key, "must end with the path, without ? and #")
+}
+
+func (v *validation) gate(g Gate) {
+	v.oneOf("gate.mode", g.Mode, "enforce", "warn", "dry-run", "off")
+	v.between("gate.header_wait", g.HeaderWait, 0, 25*time.Second)
+	v.between("gate.manifest_wait", g.ManifestWait, 0, min(g.HeaderWait, 25*time.Second))
+	v.between("gate.drip", g.Drip, 100*time.Millisecond, 9*time.Second)
+	v.between("gate.hold_cap", g.HoldCap, time.Second, 5*time.Minute-time.Second)
+	v.between("gate.tag_ttl", g.TagTTL, 0, 30*24*time.Hour)
+	v.between("gate.stale_tags", g.StaleTags, 0, 365*24*time.Hour)
+	v.between("gate.negative_ttl", g.NegativeTTL, 0, time.Hour)
+	v.between("gate.relation_ttl", g.RelationTTL, time.Hour, 5*365*24*time.Hour)
+	v.between("gate.drain", g.Drain, 0, time.Hour)
+	v.check(g.Pulls >= 1 && g.Pulls <= 1024, "gate.pulls", "must be from 1 to 1024, not %d", g.Pulls)
+}
+
+func (v *validation) database(d Database) {
+	v.webURL("database.url", d.URL)
+	v.check(d.UpdateEvery == 0 || d.UpdateEvery >= time.Minute, "database.update_every", "must be 0 (never) or at least 1m, not %s", d.UpdateEvery)
+	v.check(d.MaxAge >= 0, "database.max_age", "must be 0 (no limit) or longer, not %s", d.MaxAge)
+}
+
+func (v *validation) bounds(c Config) {
+	l := c.Scan.Limits
+	for _, s := range []struct {
+		key  string
+		size Size
+	}{
+		{"spool.blobs_quota", c.Spool.BlobsQuota},
+		{"spool.layers_quota", c.Spool.LayersQuota},
+		{"scan.limits.layer_compressed", l.LayerCompressed},
+		{"scan.limits.layer_uncompressed", l.LayerUncompressed},
+		{"scan.limits.image_uncompressed", l.ImageUncompressed},
+	} {
+		v.check(s.size >= MiB, s.key, "must be at least 1MiB, not %s", s.size)
+	}
+	v.check(l.LayerCompressed <= c.Spool.BlobsQuota, "scan.limits.layer_compressed", "is %s, which spool.blobs_quota of %s can't hold", l.LayerCompressed, c.Spool.BlobsQuota)
+	v.check(l.LayerUncompressed <= l.ImageUncompressed, "scan.limits.layer_uncompressed", "is %s, more than image_uncompressed of %s", l.LayerUncompressed, l.ImageUncompressed)
+	v.check(l.ImageUncompressed <= c.Spool.LayersQuota, "scan.limits.image_uncompressed", "is %s, which spool.layers_quota of %s can't hold", l.ImageUncompressed, c.Spool.LayersQuota)
+	v.check(l.LayerEntries >= 1, "scan.limits.layer_entries", "must be at least 1, not %d", l.LayerEntries)
+	v.check(l.Ratio >= 2, "scan.limits.ratio", "must be at least 2, not %d", l.Ratio)
+	v.check(c.Scan.Workers >= 0 && c.Scan.Workers <= 256, "scan.workers", "must be from 0 (half the processors) to 256, not %d", c.Scan.Workers)
+	v.between("scan.timeout", c.Scan.Timeout, time.Second, 24*time.Hour)
+}
+
+// hostPort reports whether s is a host name or address in lower case, with or
+// without a port: what stands before the first slash of an image reference.
+func hostPort(s string) bool {
+	if s == "" || len(s) > 255 || strings.ContainsAny(s, "/@?#% \\") || s != strings.ToLower(s) {
+		return false
+	}
+	u, err := url.Parse("https://" + s)
+	return err == nil && u.Host == s && u.Hostname() != "" && !strings.HasSuffix(s, ":")
+}

@@ -1,0 +1,207 @@
+package configs
+
+import (
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestValidate(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Config)
+		want   []string // beginnings of the problems, in order; none is valid
+	}{
+		{"defaults", func(*Config) {}, nil},
+		{"admin off", func(c *Config) { c.AdminListen = "" }, nil},
+		{"both on port 0", func(c *Config) { c.Listen, c.AdminListen = "127.0.0.1:0", "127.0.0.1:0" }, nil},
+		{"redis", func(c *Config) { c.Store = "redis://r:6379/1" }, nil},
+		{"redis user", func(c *Config) { c.Store = "rediss://sluice@r:6379" }, nil},
+		{"every zero that means never", func(c *Config) {
+			c.Gate.TagTTL, c.Gate.StaleTags, c.Gate.NegativeTTL, c.Gate.ManifestWait, c.Database.UpdateEvery, c.Database.MaxAge = 0, 0, 0, 0, 0, 0
+		}, nil},
+		{"upstream with port", func(c *Config) {
+			c.DefaultUpstream = "127.0.0.1:5000"
+			c.Upstreams = []Upstream{{Name: "127.0.0.1:5000", URL: "http://127.0.0.1:5000"}, {Name: "localhost"}}
+		}, nil},
+
+		{"no address", func(c *Config) { c.Listen = "8080" }, []string{`listen: "8080" is no address`, `listen: 8080 is not loopback`}},
+		{"named port", func(c *Config) { c.AdminListen = "127.0.0.1:http" }, []string{`admin_listen: the port of`}},
+		{"one port twice", func(c *Config) { c.AdminListen = c.Listen }, []string{"admin_listen: is the address of listen"}},
+		{"certificate without key", func(c *Config) { c.TLS.CertFile = "c" }, []string{"tls: needs both"}},
+		{"key without certificate", func(c *Config) { c.TLS.KeyFile = "k" }, []string{"tls: needs both"}},
+		{"store of another kind", func(c *Config) { c.Store = "postgres://u:secret@db" }, []string{"store: must be"}},
+		{"store that is no URL", func(c *Config) { c.Store = "redis://:secret@%zz" }, []string{"store: must be"}},
+		{"password in store", func(c *Config) { c.Store = "redis://u:secret@r" }, []string{"store: holds a password: remove it here, and put it into the environment as SLUICE_REDIS_PASSWORD"}},
+		{"no upstreams", func(c *Config) { c.Upstreams = nil }, []string{`default_upstream: "cgr.dev" is not the name`}},
+		{"upstream twice", func(c *Config) { c.Upstreams = append(c.Upstreams, c.Upstreams[0]) }, []string{"upstreams[1].name: cgr.dev is listed twice"}},
+		{"upstream names that are none", func(c *Config) {
+			for _, n := range []string{"", "https://ghcr.io", "ghcr.io/acme", "GHCR.io", "u@ghcr.io", "ghcr.io:", "a b", ":80"} {
+				c.Upstreams = append(c.Upstreams, Upstream{Name: n})
+			}
+		}, []string{"upstreams[1].name", "upstreams[2].name", "upstreams[3].name", "upstreams[4].name", "upstreams[5].name", "upstreams[6].name", "upstreams[7].name", "upstreams[8].name"}},
+		{"upstream URLs that are none", func(c *Config) {
+			c.Upstreams[0].URL = "cgr.dev"
+			c.Upstreams = append(c.Upstreams, Upstream{Name: "a", URL: "https://u:secret@a"}, Upstream{Name: "b", URL: "https://b?x=1"})
+		}, []string{"upstreams[0].url: must be a URL", "upstreams[1].url: holds credentials", "upstreams[2].url: must end with the path"}},
+		{"realm host", func(c *Config) { c.Upstreams[0].RealmHosts = []string{"auth.docker.io", "https://x/token"} }, []string{`upstreams[0].realm_hosts: "https://x/token" is no host`}},
+		{"mode", func(c *Config) { c.Gate.Mode = "dryrun" }, []string{`gate.mode: must be one of enforce, warn, dry-run, off, not "dryrun"`}},
+		{"waits", func(c *Config) {
+			c.Gate.HeaderWait, c.Gate.ManifestWait, c.Gate.Drip, c.Gate.HoldCap = 30*time.Second, 26*time.Second, 0, 5*time.Minute
+		}, []string{"gate.header_wait: must be from 0s to 25s, not 30s", "gate.manifest_wait: must be from 0s to 25s", "gate.drip", "gate.hold_cap: must be from 1s to 4m59s"}},
+		{"manifest waits longer than headers", func(c *Config) { c.Gate.HeaderWait = time.Second }, []string{"gate.manifest_wait: must be from 0s to 1s, not 2s"}},
+		{"negative", func(c *Config) {
+			c.Gate.TagTTL, c.Gate.StaleTags, c.Gate.NegativeTTL, c.Gate.RelationTTL, c.Gate.Drain, c.Gate.Pulls = -1, -1, -1, -1, -1, -1
+			c.Database.UpdateEvery, c.Database.MaxAge = -1, -1
+			c.Scan.Workers, c.Scan.Timeout = -1, -1
+		}, []string{"gate.tag_ttl", "gate.stale_tags", "gate.negative_ttl", "gate.relation_ttl", "gate.drain", "gate.pulls", "database.update_every", "database.max_age", "scan.workers", "scan.timeout"}},
+		{"update storm", func(c *Config) { c.Database.UpdateEvery = time.Second }, []string{"database.update_every"}},
+		{"quotas too small for the limits", func(c *Config) { c.Spool.BlobsQuota, c.Spool.LayersQuota = GiB, GiB }, []string{
+			"scan.limits.layer_compressed: is 8GiB, which spool.blobs_quota of 1GiB can't hold",
+			"scan.limits.image_uncompressed: is 40GiB, which spool.layers_quota of 1GiB can't hold",
+		}},
+		{"no bounds", func(c *Config) { c.Scan.Limits = Limits{} }, []string{
+			"scan.limits.layer_compressed", "scan.limits.layer_uncompressed", "scan.limits.image_uncompressed", "scan.limits.layer_entries", "scan.limits.ratio"}},
+		{"layer larger than image", func(c *Config) { c.Scan.Limits.ImageUncompressed = GiB }, []string{"scan.limits.layer_uncompressed"}},
+		{"log", func(c *Config) { c.Log = Log{"trace", "xml"} }, []string{"log.level", "log.format"}},
+		{"on a network", func(c *Config) { c.Listen = ":8080" }, []string{"listen: :8080 is not loopback"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := with(test.change)
+			err := c.Validate()
+			var got []string
+			if err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if len(got) != len(test.want) {
+				t.Fatalf("got %d problems, want %d:\n%v", len(got), len(test.want), err)
+			}
+			for i, want := range test.want {
+				if !strings.HasPrefix(got[i], want) {
+					t.Errorf("problem %d is\n%s\nand should begin\n%s", i, got[i], want)
+				}
+			}
+			if err != nil && strings.Contains(err.Error(), "secret") {
+				t.Errorf("the error shows a password: %v", err)
+			}
+		})
+	}
+}
+
+func TestCheckListen(t *testing.T) {
+	const tlsKeys, callerKeys = "set tls.cert_file and tls.key_file, or allow_plain_http: true", "set auth.htpasswd_file, or allow_anonymous: true"
+	for _, test := range []struct {
+		addr                                    string
+		tls, callers, allowPlain, allowAnonymus bool
+		want                                    []string // none starts
+	}{
+		{addr: "127.0.0.1:8080"},
+		{addr: "127.9.9.9:8080"},
+		{addr: "[::1]:8080"},
+		{addr: "[::ffff:127.0.0.1]:8080"},
+		{addr: "localhost:8080"},
+		{addr: ":8080", tls: true, callers: true},
+		{addr: ":8080", allowPlain: true, callers: true},
+		{addr: ":8080", tls: true, allowAnonymus: true},
+		{addr: ":8080", allowPlain: true, allowAnonymus: true},
+		{addr: ":8080", want: []string{tlsKeys, callerKeys}},
+		{addr: "0.0.0.0:8080", want: []string{tlsKeys, callerKeys}},
+		{addr: "[::]:8080", want: []string{tlsKeys, callerKeys}},
+		{addr: "10.0.0.1:8080", tls: true, want: []string{callerKeys}},
+		{addr: "10.0.0.1:8080", allowPlain: true, want: []string{callerKeys}},
+		{addr: "10.0.0.1:8080", callers: true, want: []string{tlsKeys}},
+		{addr: "10.0.0.1:8080", allowAnonymus: true, want: []string{tlsKeys}},
+		{addr: "localhost.example.com:8080", want: []string{tlsKeys, callerKeys}},
+		{addr: "127.0.0.1.example.com:8080", want: []string{tlsKeys, callerKeys}},
+		{addr: "nonsense", want: []string{tlsKeys, callerKeys}},
+	} {
+		err := CheckListen(test.addr, test.tls, test.callers, test.allowPlain, test.allowAnonymus)
+		if (err != nil) != (test.want != nil) {
+			t.Errorf("%+v: %v", test, err)
+			continue
+		}
+		for _, keys := range []string{tlsKeys, callerKeys} {
+			want := strings.Contains(strings.Join(test.want, " "), keys)
+			if err != nil && strings.Contains(err.Error(), keys) != want {
+				t.Errorf("%+v: names %q: %t, want %t: %v", test, keys, !want, want, err)
+			}
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	env := func(m map[string]string) func(string) string { return func(k string) string { return m[k] } }
+	for _, test := range []struct {
+		name string
+		env  map[string]string
+		dir  string // "" is an error
+	}{
+		{"XDG", map[string]string{"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/sluice"},
+		{"HOME", map[string]string{"HOME": "/h"}, "/h/.local/state/sluice"},
+		{"relative XDG", map[string]string{"XDG_STATE_HOME": "x", "HOME": "/h"}, "/h/.local/state/sluice"},
+		{"neither", nil, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := Default().Resolve(env(test.env))
+			if test.dir == "" {
+				if err == nil || !strings.Contains(err.Error(), "set state_dir") {
+					t.Fatalf("got %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := with(func(c *Config) {
+				c.StateDir = test.dir
+				c.SealKeyFile = filepath.Join(test.dir, "seal.key")
+				c.Spool.Dir = filepath.Join(test.dir, "spool")
+				c.Scan.Workers = max(1, runtime.GOMAXPROCS(0)/2)
+			})
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+
+	t.Run("what is set stays", func(t *testing.T) {
+		c := with(func(c *Config) {
+			c.StateDir, c.SealKeyFile, c.Spool.Dir, c.Scan.Workers = "s", "k", "d", 3
+			c.Upstreams[0].URL = "http://u"
+		})
+		got, err := c.Resolve(env(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+	t.Run("invalid", func(t *testing.T) {
+		if _, err := (Config{}).Resolve(env(nil)); err == nil {
+			t.Error("the zero Config was accepted")
+		}
+	})
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]Size{"0": 0, "1B": 1, "1500B": 1500, "64KiB": 64 << 10, "1 MiB": MiB, "20GiB": 20 * GiB, "3TiB": 3 * TiB} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%q: %d, %v", text, s, err)
+		}
+		if got, want := s.String(), strings.ReplaceAll(text, " ", ""); got != want {
+			t.Errorf("%q is written %q", want, got)
+		}
+	}
+	for _, text := range []string{"", "B", "GiB", "20", "-1GiB", "1.5GiB", "20GB", "20G", "20gib", "0x1B", "9223372036854775807KiB", "99999999999999999999B", "1GiB 2MiB", "1Gi B"} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is %d", text, s)
+		}
+	}
+}
