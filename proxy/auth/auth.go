@@ -1,0 +1,183 @@
+package auth
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Challenge is the WWW-Authenticate header that belongs to a 401.
+const Challenge = `Basic realm="sluice"`
+
+// ErrUnauthorized is the error for a request without credentials that are right: 401
+// with Challenge. It does not tell a wrong name from a wrong password.
+var ErrUnauthorized = errors.New("log in with a name and a password of this gateway: docker login, podman login")
+
+// A TooManyError is the error for a request whose address has failed too often: 429
+// with Retry-After. The password was not looked at.
+type TooManyError struct {
+	RetryAfter time.Duration
+}
+
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("too many failed logins from this address, try again in %s", e.RetryAfter.Round(time.Second))
+}
+
+const (
+	maxName     = 255  // bytes
+	maxPassword = 1024 // bytes; bcrypt itself looks at the first 72
+	maxVerified = 4096 // credentials that are remembered
+)
+
+// A Caller is who pulls.
+type Caller struct {
+	Name   string   // "" for an anonymous caller
+	Groups []string // none yet for callers of an htpasswd file
+}
+
+// An Authenticator tells who makes a request. Its exported fields must not change
+// after Load. The zero value lets nobody in. All methods may be called concurrently.
+type Authenticator struct {
+	// Anonymous lets requests without credentials in, as Caller{}. Credentials that
+	// are sent all the same must be right where there is an htpasswd file, and are
+	// ignored where there is none. A client that is never challenged, such as docker,
+	// sends none: beside an htpasswd file this is for clients that send them unasked.
+	Anonymous bool
+
+	// Htpasswd is the path of a file of "name:hash" lines with bcrypt hashes; "" for
+	// none. It is read again when it changes; a version that can't be read, or has an
+	// error in it, leaves the last good one in force and is logged.
+	Htpasswd string
+
+	Log *slog.Logger     // nil: slog.Default()
+	Now func() time.Time // nil: time.Now
+
+	users fresh[*users]
+	fails failures
+	slots chan struct{} // one for each bcrypt that may run at once
+
+	key [sha256.Size]byte // of the HMACs in verified
+
+	mu       sync.Mutex
+	verified map[[sha256.Size]byte]struct{} // guarded by mu; at most maxVerified
+}
+
+// Load reads the htpasswd file, where one is named, and makes a ready for Caller. It
+// must be called once, first.
+func (a *Authenticator) Load() error {
+	rand.Read(a.key[:]) // never fails: it crashes the program instead
+	a.verified = map[[sha256.Size]byte]struct{}{}
+	a.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	if a.Htpasswd == "" {
+		return nil
+	}
+	a.users = fresh[*users]{
+		paths: []string{a.Htpasswd},
+		parse: func(files [][]byte) (*users, error) { return parseHtpasswd(a.Htpasswd, files[0]) },
+		log:   a.Log,
+		now:   a.Now,
+	}
+	return a.users.load()
+}
+
+// Caller returns who makes r. The error is ErrUnauthorized, a *TooManyError, or that
+// of r's context.
+func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
+	if a.Anonymous && (a.Htpasswd == "" || r.Header.Get("Authorization") == "") {
+		return Caller{}, nil
+	}
+	name, password, ok := r.BasicAuth()
+	if !ok || a.Htpasswd == "" {
+		return Caller{}, ErrUnauthorized
+	}
+	users := a.users.get()
+	hash, known := users.hash(name)
+	seen := a.mark(name, password, hash)
+	if known && a.wasVerified(seen) {
+		return Caller{Name: name}, nil
+	}
+	if err := a.verify(r.Context(), address(r.RemoteAddr), seen, hash, password, known); err != nil {
+		return Caller{}, err
+	}
+	return Caller{Name: name}, nil
+}
+
+// verify checks a password that was not seen before. known is false where hash only
+// stands in for a name that does not exist, so that both take the same time.
+func (a *Authenticator) verify(ctx context.Context, from string, seen [sha256.Size]byte, hash []byte, password string, known bool) error {
+	if err := a.fails.check(from, a.now()); err != nil {
+		return err
+	}
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// While this request waited, another may have done its work, or used up its tries.
+	if known && a.wasVerified(seen) {
+		return nil
+	}
+	if err := a.fails.check(from, a.now()); err != nil {
+		return err
+	}
+	err := error(bcrypt.ErrMismatchedHashAndPassword)
+	if len(password) <= maxPassword {
+		err = bcrypt.CompareHashAndPassword(hash, []byte(password))
+	}
+	if err != nil || !known {
+		a.fails.add(from, a.now())
+		return ErrUnauthorized
+	}
+	a.remember(seen)
+	return nil
+}
+
+// mark is what is remembered of credentials: nothing that they could be read from,
+// and different when the hash in the file is.
+func (a *Authenticator) mark(name, password string, hash []byte) (sum [sha256.Size]byte) {
+	h := hmac.New(sha256.New, a.key[:])
+	for _, part := range [][]byte{[]byte(name), []byte(password), hash} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write(part)
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+func (a *Authenticator) wasVerified(mark [sha256.Size]byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.verified[mark]
+	return ok
+}
+
+func (a *Authenticator) remember(mark [sha256.Size]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for old := range a.verified { // any will do: it costs its owner one bcrypt
+		if len(a.verified) < maxVerified {
+			break
+		}
+		delete(a.verified, old)
+	}
+	a.verified[mark] = struct{}{}
+}
+
+func (a *Authenticator) now() time.Time {
+	if a.Now == nil {
+		return time.Now()
+	}
+	return a.Now()
+}
