@@ -106,8 +106,8 @@ type Upstream struct {
 	// the clear.
 	URL string `yaml:"url"`
 	// RealmHosts are hosts, beside the registry's own, whose token endpoint may be
-	// given the pull token. Default none: a challenge that names another host is
-	// refused, since a forged one would collect the token.
+	// given the pull token. Default none: where a challenge names another host, it is
+	// asked for a token without credentials, since a forged one would collect them.
 	RealmHosts []string `yaml:"realm_hosts"`
 	// CredentialsDir is a folder with the files username and password, or with a
 	// docker configuration, such as a mounted secret. It is read again when it

@@ -1,0 +1,63 @@
+// Package cache says how Sluice remembers: Key names a thing, Store keeps it, and
+// Memory is a Store that forgets when the process ends.
+//
+//	cache  ←  scan  ←  policy  ←  proxy  ←  cmd/sluice
+//	bytes     facts    opinion    delivery  wiring
+//
+//	                       ┌─ Memory      this process
+//	Recipe, Name ─ Key ─ Store ─ disk     one file, one machine
+//	                       └─ redis       shared by all replicas
+//
+// The package knows bytes only; what they mean is the business of whoever declared
+// the kind. Blobs and layers are too big for a Store: they are in package spool.
+//
+// # Kinds
+//
+// Every kind of key, what its entry is, about how large, and for how long it is
+// kept. A package that stores something new adds its line.
+//
+//	kind        key                            entry                                size       life
+//	layer       Recipe(layer digest, size,     value: diff ID, coverage             1 KiB      90 days
+//	            guard version, bounds)
+//	image       Recipe(image digest, guard,    value: SBOM key, guard's problems    10 KiB     90 days
+//	            bounds, syft version, settings)
+//	sbom        Recipe(diff IDs, config,       value: SBOM                          to 64 MiB  90 days
+//	            syft version, settings)
+//	verdict     Recipe(SBOM key, problems,     value: scan.Verdict                  100 KiB    30 days
+//	            grype version, settings,
+//	            database)
+//	seen        Name(advisory, package)        value: when it was first seen        20 B       for ever
+//	manifest    Name(digest)                   value: media type and exact bytes    to 4 MiB   30 days from last use
+//	config      Name(digest)                   value: an image's config             to 8 MiB   30 days from last use
+//	served      Name(repository, digest)       value: when its relations were       100 B      30 days from last use
+//	                                           last written
+//	listing     Name(repository, blob)         map: manifest digest → how it lists  100 B each 30 days from last use
+//	parents     Name(repository, digest)       map: index digest → when             100 B each 30 days from last use
+//	tag         Name(repository, tag)          value: digest, when it was checked   200 B      24 hours
+//	history     Name(repository, digest)       map: fact → value, see below         100 B each 30 days from last use
+//	last        Name(repository, digest,       value: how it was last decided       60 B       30 days
+//	            caller)                        for that caller
+//	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever
+//	waiver      Name("all")                    map: waiver ID → waiver              1 KiB each its expiry is inside
+//	kill        Name("all")                    map: digest → who, why, when         200 B each for ever
+//	database    Name("active")                 value: checksum, build time          200 B      for ever
+//
+// A map is what several writers add to; a value has one author. A history has a
+// field for each fact (first seen, last allowed, last denied), so that two replicas
+// that learn different facts at once lose neither. What is first seen is written
+// with PutNew: the first writer's date stays.
+//
+// # Why
+//
+// A computed thing is kept under the hash of all that went into it, tools and
+// databases included. What is found there is right by construction, and there is
+// nothing to invalidate: a new database asks for a key that does not exist yet, and
+// what nobody asks for any more is forgotten when its life ends.
+//
+// A Store that is damaged or out of reach answers with an error and never with a
+// miss, since a miss of a kill list entry or of a denial would let an image pass.
+//
+// There is no transaction over several keys. Each entry is whole by itself, and
+// every reader checks what it reads against what it asked for, so that the order in
+// which two entries appear never decides whether an image passes.
+package cache

@@ -1,0 +1,29 @@
+// Package redis is a cache.Store in Redis 7 or later, shared by all replicas.
+//
+//	gateway ─┐                       sluice:v1:verdict:0f3c…            string
+//	gateway ─┼── commands, scripts ─ sluice:v1:listing:acme/web|sha256:… hash
+//	gateway ─┘    one key each       sluice:v1:ping                     string
+//
+// A key is prefix, "v1:", kind, ":", id. Bytes that are awkward in a shell are
+// escaped as %XX; | stands between the parts of a name. A value, and each field of
+// a hash, is packed: compressed where that is worth it, with a checksum.
+//
+// # What it asks of the server
+//
+// Sluice writes and waits for the answer; that what was answered outlives the
+// server is the server's part (appendonly yes). The server must not evict what has
+// no end of life, such as waivers and the kill list: Open refuses a server that has
+// maxmemory with a policy of allkeys-….
+//
+// # Why
+//
+// No command touches more than one key, so that the same code will run on a Cluster.
+// Braces are escaped in kind and id, so that a hash tag can be put around a part of
+// the key later, where related keys must lie together; v1 is then v2.
+//
+// Put goes through a script, since a plain SET replaces a hash by a string without a
+// word. PutNew is SET NX GET, one atomic step that Redis has had since 7.0.
+//
+// A retry after a lost answer is safe: each command, run twice, leaves what it
+// leaves when run once, and PutNew finds its own value.
+package redis

@@ -1,0 +1,309 @@
+package redis
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/internal/pack"
+)
+
+var _ cache.Store = (*Store)(nil)
+
+// minVersion is the first Redis that has SET with both NX and GET.
+const minVersion = 7
+
+// A Store is a cache.Store in Redis, made by Open. Its connections are made as they
+// are needed, and made anew when they break.
+type Store struct {
+	client  redis.UniversalClient
+	addr    string // for messages
+	prefix  string
+	timeout time.Duration
+	codec   *pack.Codec
+}
+
+// Open connects to the server, writes to it, and checks that it is fit to be a
+// Store. Its errors name the server and never a password.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	options, addr, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	codec, err := pack.New(cache.MaxValue)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		client:  redis.NewUniversalClient(options),
+		addr:    addr,
+		prefix:  cmp.Or(c.Prefix, "sluice:") + "v1:",
+		timeout: cmp.Or(c.Timeout, 5*time.Second),
+		codec:   codec,
+	}
+	if err := s.fit(ctx); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// fit returns an error where the server can't be a Store.
+func (s *Store) fit(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := s.client.Ping(limited).Err(); err != nil {
+		return s.unreachable(ctx, err)
+	}
+	// A user that may not ask for it is taken at its word.
+	if info, err := s.client.Info(limited).Result(); err == nil {
+		if err := fitInfo(s.addr, parseInfo(info)); err != nil {
+			return err
+		}
+	}
+	return s.Ping(ctx)
+}
+
+func (s *Store) unreachable(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case redis.HasErrorPrefix(err, "WRONGPASS"), redis.HasErrorPrefix(err, "NOAUTH"):
+		return fmt.Errorf("redis at %s refuses the user name or password: %w", s.addr, err)
+	case errors.As(err, new(redis.Error)):
+		return fmt.Errorf("redis at %s: %w", s.addr, err)
+	}
+	return fmt.Errorf("cannot reach Redis at %s: %w", s.addr, err)
+}
+
+func parseInfo(info string) map[string]string {
+	fields := make(map[string]string)
+	for line := range strings.Lines(info) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
+}
+
+func fitInfo(addr string, info map[string]string) error {
+	version := info["redis_version"]
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < minVersion {
+		return fmt.Errorf("redis at %s is version %s; %d or later is needed", addr, version, minVersion)
+	}
+	policy := info["maxmemory_policy"]
+	if strings.HasPrefix(policy, "allkeys-") && info["maxmemory"] != "0" {
+		return fmt.Errorf("redis at %s may evict any key when its memory is full (maxmemory-policy %s), also waivers and the kill list; "+
+			"set maxmemory-policy to noeviction or volatile-lru", addr, policy)
+	}
+	return nil
+}
+
+// Close implements cache.Store.
+func (s *Store) Close() error {
+	err := s.client.Close()
+	s.codec.Close()
+	if errors.Is(err, redis.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// run gives do, one command, its deadline, and its error the words it needs. A nil
+// answer of the server is redis.Nil, as go-redis has it.
+func (s *Store) run(ctx context.Context, verb string, k cache.Key, do func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err := do(limited)
+	switch {
+	case err == nil || err == redis.Nil:
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return fmt.Errorf("%s %q in Redis at %s: the key %s is not of the type it should have: %w", verb, k, s.addr, s.key(k), err)
+	case limited.Err() != nil: // not wrapped: it is not the caller's deadline
+		return fmt.Errorf("%s %q: no answer from Redis at %s within %v", verb, k, s.addr, s.timeout)
+	}
+	return fmt.Errorf("%s %q: %w", verb, k, s.unreachable(ctx, err))
+}
+
+// unpack is Unpack with an error that says where.
+func (s *Store) unpack(verb string, k cache.Key, packed string) ([]byte, error) {
+	value, err := s.codec.Unpack([]byte(packed))
+	if err != nil {
+		return nil, fmt.Errorf("%s %q: what is in Redis at %s under %s is damaged, or not from sluice: %w; delete that key there to go on without it",
+			verb, k, s.addr, s.key(k), err)
+	}
+	return value, nil
+}
+
+// Get implements cache.Store.
+func (s *Store) Get(ctx context.Context, k cache.Key) ([]byte, error) {
+	var packed string
+	err := s.run(ctx, "get", k, func(ctx context.Context) (err error) {
+		packed, err = s.client.Get(ctx, s.key(k)).Result()
+		return err
+	})
+	if err == redis.Nil {
+		return nil, fmt.Errorf("get %q: %w", k, cache.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.unpack("get", k, packed)
+}
+
+// putScript sets the string KEYS[1] to ARGV[1] for ARGV[2] ms, 0 for ever.
+const putScript = `
+if redis.call('TYPE', KEYS[1]).ok == 'hash' then
+	return redis.error_reply('WRONGTYPE a map is there')
+end
+if ARGV[2] == '0' then return redis.call('SET', KEYS[1], ARGV[1]) end
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])`
+
+// Put implements cache.Store.
+func (s *Store) Put(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) error {
+	if err := cache.Check(k, "", value, ttl); err != nil {
+		return err
+	}
+	packed := s.codec.Pack(value)
+	return s.run(ctx, "put", k, func(ctx context.Context) error {
+		return s.script(ctx, putScript, k, packed, milliseconds(ttl))
+	})
+}
+
+// PutNew implements cache.Store.
+func (s *Store) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) ([]byte, error) {
+	if err := cache.Check(k, "", value, ttl); err != nil {
+		return nil, err
+	}
+	args := []any{"SET", s.key(k), s.codec.Pack(value), "NX", "GET"}
+	if ttl > 0 {
+		args = append(args, "PX", milliseconds(ttl))
+	}
+	var packed string
+	err := s.run(ctx, "put", k, func(ctx context.Context) (err error) {
+		packed, err = s.client.Do(ctx, args...).Text()
+		return err
+	})
+	if err == redis.Nil { // there was none
+		return append([]byte{}, value...), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.unpack("put", k, packed)
+}
+
+// Delete implements cache.Store.
+func (s *Store) Delete(ctx context.Context, k cache.Key) error {
+	return s.run(ctx, "delete", k, func(ctx context.Context) error {
+		return s.client.Unlink(ctx, s.key(k)).Err()
+	})
+}
+
+// Fields implements cache.Store.
+func (s *Store) Fields(ctx context.Context, k cache.Key) (map[string][]byte, error) {
+	var packed map[string]string
+	err := s.run(ctx, "read the fields of", k, func(ctx context.Context) (err error) {
+		packed, err = s.client.HGetAll(ctx, s.key(k)).Result()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	fields := make(map[string][]byte, len(packed))
+	for name, p := range packed {
+		if fields[name], err = s.unpack("read the fields of", k, p); err != nil {
+			return nil, err
+		}
+	}
+	return fields, nil
+}
+
+// putFieldScript sets the field ARGV[1] of the hash KEYS[1] to ARGV[2], and lets the
+// hash live for ARGV[3] ms at least, 0 for ever. PTTL is -2 where there is no key
+// and -1 where it has no end.
+const putFieldScript = `
+local left, ttl = redis.call('PTTL', KEYS[1]), tonumber(ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if ttl == 0 then
+	redis.call('PERSIST', KEYS[1])
+elseif left == -2 or left >= 0 and left < ttl then
+	redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return 1`
+
+// PutField implements cache.Store.
+func (s *Store) PutField(ctx context.Context, k cache.Key, field string, value []byte, ttl time.Duration) error {
+	if err := cache.Check(k, field, value, ttl); err != nil {
+		return err
+	}
+	packed := s.codec.Pack(value)
+	return s.run(ctx, "set a field of", k, func(ctx context.Context) error {
+		return s.script(ctx, putFieldScript, k, field, packed, milliseconds(ttl))
+	})
+}
+
+// DeleteField implements cache.Store.
+func (s *Store) DeleteField(ctx context.Context, k cache.Key, field string) error {
+	return s.run(ctx, "delete a field of", k, func(ctx context.Context) error {
+		return s.client.HDel(ctx, s.key(k), field).Err()
+	})
+}
+
+// Ping implements cache.Store: it writes a small key.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.run(ctx, "write to", cache.Name("ping"), func(ctx context.Context) error {
+		return s.client.Set(ctx, s.prefix+"ping", time.Now().UTC().Format(time.RFC3339), time.Hour).Err()
+	})
+}
+
+// script runs a script on k. It is sent by its hash, and with its source only where
+// the server does not know it, as after a restart.
+func (s *Store) script(ctx context.Context, source string, k cache.Key, args ...any) error {
+	return redis.NewScript(source).Run(ctx, s.client, []string{s.key(k)}, args...).Err()
+}
+
+// key returns where k lies.
+func (s *Store) key(k cache.Key) string {
+	return s.prefix + strings.ReplaceAll(escape(string(k.Kind())), ":", "%3A") + ":" + escape(k.ID())
+}
+
+// escape makes of any string one that can be typed in redis-cli. NUL, which joins
+// the parts of a name, becomes |; what else is odd becomes %XX, braces too, which
+// mean something to a Cluster. Different strings stay different.
+func escape(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/:@+=,"
+	var b strings.Builder
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == 0:
+			b.WriteByte('|')
+		case strings.IndexByte(plain, c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// milliseconds returns ttl as Redis has it; 0 is for ever, and less than 1 is 1.
+func milliseconds(ttl time.Duration) int64 {
+	if ttl == 0 {
+		return 0
+	}
+	return int64((ttl + time.Millisecond - 1) / time.Millisecond)
+}
