@@ -1,0 +1,133 @@
+package scan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Finish returns the verdict, after all Layer calls have returned. It returns an error
+// only when ctx ends or it was called too early; whatever else goes wrong is a verdict
+// that says so, and is not remembered unless the image's bytes are the reason.
+func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
+	if v := sc.judge(); v != nil {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		ttl := outcomeTTL
+		if v.Scan.State == Limit {
+			ttl = limitTTL
+		}
+		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), imageRecord{Outcome: v}, ttl)
+		return v, nil
+	}
+	if !sc.allKnown() {
+		return nil, fmt.Errorf("image %s: not all of its layers were given", sc.img.Digest)
+	}
+	if sc.sbom == nil { // the same layers may be known in another compression
+		sc.lookUpSBOM(ctx)
+	}
+	if sc.sbom == nil {
+		v, err := sc.catalogue(ctx)
+		if v != nil || err != nil {
+			return v, err
+		}
+	}
+	rec := &imageRecord{SBOM: sc.sbomKey.ID(), Guard: sc.guardProblems()}
+	sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), rec, contentTTL)
+	return sc.s.match(ctx, rec, sc.sbom)
+}
+
+// catalogue sets the SBOM, or returns the verdict that there is none.
+func (sc *Scan) catalogue(ctx context.Context) (*Verdict, error) {
+	limited, cancel := context.WithTimeoutCause(ctx, sc.s.timeout(), errTimeout)
+	defer cancel()
+	err := sc.sessionErr
+	var b *SBOM
+	if err == nil {
+		b, err = sc.session.Catalogue(limited)
+	}
+	// Never by err alone: the context is looked at whatever came back.
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if err == nil {
+		err = context.Cause(limited)
+	}
+	if err == nil && b == nil {
+		err = errors.New("no SBOM came out of it")
+	}
+	var content *ContentError
+	switch {
+	case errors.As(err, &content):
+		v := sc.s.settled(Failed, CauseScanFailed, oneLine(content.Detail))
+		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), imageRecord{Outcome: v}, outcomeTTL)
+		return v, nil
+	case err != nil:
+		return sc.s.failed(CauseScanFailed, fmt.Errorf("catalogue its packages: %w", err)), nil
+	}
+	sc.sbom = b
+	sc.s.putSBOM(ctx, sc.sbomKey, b)
+	return nil, nil
+}
+
+// judge returns the verdict that the layers' bytes settle without a catalogue, or nil.
+func (sc *Scan) judge() *Verdict {
+	if sc.outcome != nil {
+		return sc.outcome
+	}
+	switch {
+	case sc.nothingRuns():
+		sc.outcome = sc.s.settled(Unsupported, CauseNone, "no layer of it is a file system")
+	case sc.doubtful() && !sc.allKnown():
+	case sc.miscounted():
+		sc.refuse(Failed, CauseScanFailed, "its config has %d diff IDs, its manifest %d layers", len(sc.config.RootFS.DiffIDs), len(sc.parts))
+	case len(sc.parts) == 0:
+		sc.outcome = sc.s.settled(Complete, CauseNone, "it has no layers")
+	case sc.allKnown():
+		sc.judgeLayers()
+	}
+	return sc.outcome
+}
+
+// judgeLayers refuses what a runtime would refuse or we could not read.
+func (sc *Scan) judgeLayers() {
+	var bytes, entries int64
+	for i, p := range sc.parts {
+		bytes += p.result.Uncompressed
+		entries += int64(p.result.Entries)
+		name := short(sc.img.Layers[i].Digest)
+		switch {
+		case !p.result.Tar:
+			sc.refuse(Failed, CauseScanFailed, "layer %d (%s, %s) is no tar, so what is in it is unknown", i, name, sc.img.Layers[i].MediaType)
+		case !sc.claimed(i):
+			sc.refuse(Failed, CauseScanFailed, "layer %d (%s) has the diff ID %s, the image's config says %s", i, name,
+				short(p.result.DiffID), short(sc.config.RootFS.DiffIDs[i]))
+		}
+	}
+	if limit := sc.s.imageBytes(); bytes > limit {
+		sc.refuse(Limit, CauseScanLimit, "its layers have %d bytes uncompressed, more than %d", bytes, limit)
+	}
+	if limit := sc.s.imageEntries(); entries > limit {
+		sc.refuse(Limit, CauseScanLimit, "its layers have %d entries, more than %d", entries, limit)
+	}
+}
+
+// nothingRuns reports whether an image by its config holds no file system by its
+// layers: all of them were read, none is a tar, and none was meant as a root file
+// system. Anything else that is no tar can't be read, which is another thing.
+func (sc *Scan) nothingRuns() bool {
+	return sc.doubtful() && !slices.ContainsFunc(sc.parts, func(p part) bool { return p.result == nil || p.result.Tar })
+}
+
+// guardProblems returns what the guard saw in all layers, bottom first.
+func (sc *Scan) guardProblems() []Problem {
+	var out []Problem
+	for i, p := range sc.parts {
+		for _, g := range p.result.Problems {
+			out = append(out, Problem{Kind: g.Kind, Layer: sc.img.Layers[i].Digest, Path: g.Path, Detail: g.Detail})
+		}
+	}
+	return out
+}

@@ -1,0 +1,205 @@
+package scan
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/scan/layer"
+)
+
+// What the Scanner keeps in the Store.
+const (
+	kindLayer     cache.Kind = "layer"   // compressed digest, size, guard → what the guard found
+	kindImage     cache.Kind = "image"   // image digest, guard, catalogue → imageRecord
+	kindSBOM      cache.Kind = "sbom"    // diff IDs, config, catalogue → SBOM
+	kindVerdict   cache.Kind = "verdict" // SBOM, guard's problems, match, database → Verdict
+	kindFirstSeen cache.Kind = "seen"    // advisory, package name → date
+)
+
+// schema is the version of all that is stored and of the rules by which a verdict is
+// put together. It is part of every key.
+const schema = "1"
+
+// How long things are remembered after they were made: long enough that what is still
+// pulled is rarely made again, short enough that the rest goes away.
+const (
+	contentTTL = 90 * 24 * time.Hour // layers, images, SBOMs
+	verdictTTL = 30 * 24 * time.Hour // of one database: the next is a day away
+)
+
+// How long a verdict stands that needed no database: a day, so that a fault of ours
+// ends by itself; past a bound an hour, since one of the bounds is time, and a machine
+// under load says little about an image.
+const (
+	outcomeTTL = 24 * time.Hour
+	limitTTL   = time.Hour
+)
+
+// An imageRecord leads from an image's digest to what is known of it.
+type imageRecord struct {
+	SBOM    string    `json:"sbom,omitempty"`    // the id of its SBOM's key
+	Guard   []Problem `json:"guard,omitempty"`   // what the guard saw in its layers
+	Outcome *Verdict  `json:"outcome,omitempty"` // in place of an SBOM: settled without one
+}
+
+func (s *Scanner) layerKey(d ocispec.Descriptor) cache.Key {
+	return cache.Recipe(kindLayer, schema, d.Digest.String(), strconv.FormatInt(d.Size, 10), s.guard())
+}
+
+func (s *Scanner) imageKey(d digest.Digest) cache.Key {
+	r := s.Engine.Recipe()
+	return cache.Recipe(kindImage, schema, d.String(), s.guard(), fmt.Sprint(s.imageBytes(), s.imageEntries()), r.Syft, r.Catalogue)
+}
+
+// guard names the rules of the stream guard: two values share what they passed.
+func (s *Scanner) guard() string {
+	return fmt.Sprintf("%s %+v", layer.Version, s.limits())
+}
+
+// sbomKey names the SBOM of ordered layers. Of an image's config it holds what syft
+// and stereoscope read: the operating system decides how hard links to lower layers
+// are understood, and all three are part of what is reported of the source. The rest
+// (entrypoint, environment, labels, history) changes nothing in the packages.
+func (s *Scanner) sbomKey(diffIDs []digest.Digest, c imageConfigFile) cache.Key {
+	r := s.Engine.Recipe()
+	parts := []string{schema, r.Syft, r.Catalogue, c.OS, c.Architecture, c.Variant}
+	for _, d := range diffIDs {
+		parts = append(parts, d.String())
+	}
+	return cache.Recipe(kindSBOM, parts...)
+}
+
+// verdictKey names the verdict on an image by one build of the database.
+func (s *Scanner) verdictKey(rec *imageRecord, db Database) (cache.Key, error) {
+	guard, err := json.Marshal(rec.Guard)
+	if err != nil {
+		return cache.Key{}, err
+	}
+	sum := sha256.Sum256(guard)
+	r := s.Engine.Recipe()
+	return cache.Recipe(kindVerdict, schema, rec.SBOM, hex.EncodeToString(sum[:]), r.Grype, r.Match,
+		db.Checksum, db.Built.UTC().Format(time.RFC3339)), nil
+}
+
+// imageConfigFile is what the Scanner reads of an image's config.
+type imageConfigFile struct {
+	OS           string `json:"os"`
+	Architecture string `json:"architecture"`
+	Variant      string `json:"variant"`
+	RootFS       struct {
+		DiffIDs []digest.Digest `json:"diff_ids"`
+	} `json:"rootfs"`
+}
+
+// get reads JSON out of the Store. A miss wraps fs.ErrNotExist; a value that can't be
+// read any more is an error.
+func (s *Scanner) get(ctx context.Context, k cache.Key, v any) error {
+	b, err := s.Store.Get(ctx, k)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("stored %s: %w", k, err)
+	}
+	return nil
+}
+
+// put stores JSON. That it can't be stored costs only a repetition: it is logged.
+func (s *Scanner) put(ctx context.Context, k cache.Key, v any, ttl time.Duration) {
+	b, err := json.Marshal(v)
+	if err == nil {
+		err = s.Store.Put(ctx, k, b, ttl)
+	}
+	if err != nil {
+		s.log().Warn("a result is not remembered", "key", k, "error", err)
+	}
+}
+
+// An sbomHeader is what stands before the syft JSON of a stored SBOM.
+type sbomHeader struct {
+	Packages  int       `json:"packages"`
+	Distro    string    `json:"distro,omitempty"`
+	DistroVer string    `json:"distro_version,omitempty"`
+	Problems  []Problem `json:"problems,omitempty"`
+}
+
+// encodeSBOM packs an SBOM: zstd over the header's length in four bytes, the header
+// as JSON, the syft JSON.
+func encodeSBOM(b *SBOM) ([]byte, error) {
+	head, err := json.Marshal(sbomHeader{b.Packages, b.Distro, b.DistroVer, b.Problems})
+	if err != nil {
+		return nil, err
+	}
+	plain := make([]byte, 0, 4+len(head)+len(b.JSON))
+	plain = binary.BigEndian.AppendUint32(plain, uint32(len(head)))
+	plain = append(append(plain, head...), b.JSON...)
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	return enc.EncodeAll(plain, nil), enc.Close()
+}
+
+// maxSBOM bounds an SBOM that is unpacked, in bytes. One package takes 5 to 20 kB.
+const maxSBOM = 1 << 30
+
+func decodeSBOM(packed []byte) (*SBOM, error) {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxSBOM))
+	if err != nil {
+		return nil, err
+	}
+	defer dec.Close()
+	plain, err := dec.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(plain) < 4 || uint64(binary.BigEndian.Uint32(plain)) > uint64(len(plain)-4) {
+		return nil, errors.New("its header is cut short")
+	}
+	end := 4 + int(binary.BigEndian.Uint32(plain))
+	var head sbomHeader
+	if err := json.Unmarshal(plain[4:end], &head); err != nil {
+		return nil, err
+	}
+	return &SBOM{plain[end:], head.Packages, head.Distro, head.DistroVer, head.Problems}, nil
+}
+
+// getSBOM reads the SBOM with the key id given. A miss wraps fs.ErrNotExist.
+func (s *Scanner) getSBOM(ctx context.Context, id string) (*SBOM, error) {
+	k := cache.Name(kindSBOM, id)
+	packed, err := s.Store.Get(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	b, err := decodeSBOM(packed)
+	if err != nil {
+		return nil, fmt.Errorf("stored %s: %w", k, err)
+	}
+	return b, nil
+}
+
+// putSBOM stores an SBOM, and logs that it can't be.
+func (s *Scanner) putSBOM(ctx context.Context, k cache.Key, b *SBOM) {
+	packed, err := encodeSBOM(b)
+	if err == nil && len(packed) > cache.MaxValue {
+		err = fmt.Errorf("it has %d bytes, a Store takes %d", len(packed), cache.MaxValue)
+	}
+	if err == nil {
+		err = s.Store.Put(ctx, k, packed, contentTTL)
+	}
+	if err != nil {
+		s.log().Warn("an SBOM is not remembered", "key", k, "error", err)
+	}
+}

@@ -1,0 +1,314 @@
+package scan
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/spool"
+	"github.com/sluicegate/sluice/scan/layer"
+)
+
+// A Scan is one image on its way to its verdict: Begin, Layer for each layer that it
+// Needs, Finish, Close.
+type Scan struct {
+	s       *Scanner
+	img     Image
+	config  imageConfigFile
+	image   bool // has an image's config type
+	outcome *Verdict
+	budget  *layer.Budget
+
+	session    Session // nil when no layer has to be read, or with sessionErr
+	sessionErr error
+	sbom       *SBOM // known from the Store
+	sbomKey    cache.Key
+
+	mu     sync.Mutex // guards parts and outcome until Finish
+	parts  []part
+	closed bool
+}
+
+// A part is one layer on its way.
+type part struct {
+	result *layer.Result // what the guard found, now or earlier; nil until then
+	blob   *spool.Blob   // its uncompressed tar, pinned; nil when it isn't there
+	told   bool          // the session knows of it
+}
+
+// Begin starts to scan an image whose manifest and config are at hand and verified.
+// ctx bounds the scan to its end. An image that can't be scanned is no error: its
+// verdict comes from Finish. The caller must call Close.
+func (s *Scanner) Begin(ctx context.Context, img Image) (*Scan, error) {
+	sc := &Scan{s: s, img: img, parts: make([]part, len(img.Layers))}
+	if err := sc.readManifest(); err != nil {
+		return nil, err
+	}
+	if sc.outcome != nil || len(img.Layers) == 0 {
+		return sc, nil
+	}
+	if err := sc.remember(ctx); err != nil {
+		return nil, err
+	}
+	if sc.sbom != nil || sc.miscounted() || sc.allKnown() && sc.judge() != nil {
+		return sc, nil
+	}
+	// A worker that can't begin fails this scan's verdict; its layers are still worth
+	// guarding and remembering.
+	sc.session, sc.sessionErr = s.Engine.Begin(ctx, img, sc.config.RootFS.DiffIDs)
+	if sc.sessionErr != nil {
+		sc.session = nil
+		return sc, nil
+	}
+	for i := range sc.parts {
+		if sc.parts[i].blob != nil {
+			sc.tell(i)
+		}
+	}
+	return sc, nil
+}
+
+// readManifest checks what can be told before any layer is there.
+func (sc *Scan) readManifest() error {
+	var m ocispec.Manifest
+	if err := json.Unmarshal(sc.img.Manifest, &m); err != nil {
+		return fmt.Errorf("image %s: read manifest: %w", sc.img.Digest, err)
+	}
+	class, err := Classify(sc.img.Manifest)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", sc.img.Digest, err)
+	}
+	if class == Artifact {
+		sc.outcome = sc.s.settled(Unsupported, CauseNone, "nothing in it that a runtime would run")
+		return nil
+	}
+	sc.image = imageConfig(m.Config.MediaType)
+	if err := json.Unmarshal(sc.img.Config, &sc.config); err != nil {
+		sc.refuse(Failed, CauseScanFailed, "its config can't be read: %v", err)
+		return nil
+	}
+	return nil
+}
+
+// remember loads what is known of the layers, side by side, and opens their tars.
+func (sc *Scan) remember(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, d := range sc.img.Layers {
+		g.Go(func() error {
+			r := new(layer.Result)
+			switch err := sc.s.get(gctx, sc.s.layerKey(d), r); {
+			case err == nil:
+				sc.parts[i].result = r
+			case !errors.Is(err, fs.ErrNotExist) && gctx.Err() == nil:
+				sc.s.log().Warn("a layer's record can't be read, it is guarded again", "layer", d.Digest, "error", err)
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(g.Wait(), context.Cause(ctx)); err != nil {
+		return err
+	}
+	sc.budget = sc.leftBudget()
+	if sc.allKnown() {
+		sc.lookUpSBOM(ctx)
+	}
+	if sc.sbom != nil {
+		return context.Cause(ctx)
+	}
+	for i, p := range sc.parts {
+		if p.result != nil && p.result.Tar {
+			if b, err := sc.s.Layers.Open(p.result.DiffID); err == nil {
+				sc.parts[i].blob = b
+			}
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// lookUpSBOM sets the SBOM if the Store has it. All layers are known.
+func (sc *Scan) lookUpSBOM(ctx context.Context) {
+	sc.sbomKey = sc.s.sbomKey(sc.computed(), sc.config)
+	b, err := sc.s.getSBOM(ctx, sc.sbomKey.ID())
+	switch {
+	case err == nil:
+		sc.sbom = b
+	case !errors.Is(err, fs.ErrNotExist):
+		sc.s.log().Warn("an SBOM can't be read, the image is catalogued again", "image", sc.img.Digest, "error", err)
+	}
+}
+
+// leftBudget returns what the layers yet to be read may hold together.
+func (sc *Scan) leftBudget() *layer.Budget {
+	bytes, entries := sc.s.imageBytes(), sc.s.imageEntries()
+	for _, p := range sc.parts {
+		if p.result != nil {
+			bytes -= p.result.Uncompressed
+			entries -= int64(p.result.Entries)
+		}
+	}
+	return layer.NewBudget(max(bytes, 0), max(entries, 0))
+}
+
+// miscounted reports whether the config names another number of layers than the
+// manifest has.
+func (sc *Scan) miscounted() bool { return len(sc.config.RootFS.DiffIDs) != len(sc.parts) }
+
+// doubtful reports whether it is only the config's type that makes an image of it, so
+// that the bytes of its layers must tell.
+func (sc *Scan) doubtful() bool {
+	return sc.image && len(sc.parts) > 0 &&
+		!slices.ContainsFunc(sc.img.Layers, func(l ocispec.Descriptor) bool { return rootFS(l.MediaType) })
+}
+
+func (sc *Scan) allKnown() bool {
+	return !slices.ContainsFunc(sc.parts, func(p part) bool { return p.result == nil })
+}
+
+// computed returns the diff IDs that were computed from the layers' bytes.
+func (sc *Scan) computed() []digest.Digest {
+	out := make([]digest.Digest, len(sc.parts))
+	for i, p := range sc.parts {
+		out[i] = p.result.DiffID
+	}
+	return out
+}
+
+// Needs reports whether the bytes of layer i have to be read. They need not when the
+// layer was guarded before under the same rules and its uncompressed tar is at hand,
+// or when the image's SBOM, or its refusal, is known without.
+func (sc *Scan) Needs(i int) bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.outcome != nil || sc.sbom != nil {
+		return false
+	}
+	p := sc.parts[i]
+	if p.result == nil {
+		return !sc.miscounted() || sc.doubtful()
+	}
+	return sc.session != nil && p.blob == nil && p.result.Tar && sc.claimed(i)
+}
+
+// claimed reports whether layer i is what the config says.
+func (sc *Scan) claimed(i int) bool {
+	return !sc.miscounted() && sc.parts[i].result.DiffID == sc.config.RootFS.DiffIDs[i]
+}
+
+// Layer reads the compressed bytes of layer i from r through the guard into the layer
+// store. It may be called concurrently for different layers, once for each.
+//
+// What the bytes turn out to be is no error: it becomes part of the verdict. An error
+// means that they could not be had or stored, or are not those of the descriptor.
+func (sc *Scan) Layer(ctx context.Context, i int, r io.Reader) error {
+	if err := sc.layer(ctx, i, r); err != nil {
+		return fmt.Errorf("layer %s: %w", sc.img.Layers[i].Digest, err)
+	}
+	return nil
+}
+
+func (sc *Scan) layer(ctx context.Context, i int, r io.Reader) error {
+	desc := sc.img.Layers[i]
+	w, err := sc.s.Layers.Create(nil)
+	if err != nil {
+		return err
+	}
+	defer w.Abort() // does nothing once committed
+	res, err := layer.Copy(ctx, w, r, desc, sc.s.limits(), sc.budget)
+	if err != nil {
+		return sc.guardFailed(i, err)
+	}
+	var blob *spool.Blob
+	if res.Tar {
+		if blob, err = w.Commit(res.DiffID); err != nil {
+			return err
+		}
+	}
+	sc.s.put(ctx, sc.s.layerKey(desc), &res, contentTTL)
+
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if blob == nil {
+		sc.parts[i].result = &res
+		return nil
+	}
+	if sc.closed || sc.parts[i].blob != nil { // too late, or not needed
+		return blob.Close()
+	}
+	sc.parts[i].result, sc.parts[i].blob = &res, blob
+	sc.tell(i)
+	return nil
+}
+
+// guardFailed sorts out why the guard stopped: what the bytes are, or where they pass
+// a bound, settles the verdict; anything else is an error.
+func (sc *Scan) guardFailed(i int, err error) error {
+	var limit *layer.LimitError
+	var format *layer.FormatError
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	switch name := short(sc.img.Layers[i].Digest); {
+	case errors.As(err, &limit):
+		sc.refuse(Limit, CauseScanLimit, "layer %d (%s) is past a bound: %v", i, name, err)
+	case errors.As(err, &format):
+		sc.refuse(Failed, CauseScanFailed, "layer %d (%s) can't be read: %v", i, name, err)
+	default:
+		return err
+	}
+	return nil
+}
+
+// tell gives layer i to the session. A session that fails fails the verdict, not the
+// layer. sc.mu is held, or nobody else has sc yet.
+func (sc *Scan) tell(i int) {
+	if sc.session == nil || sc.sessionErr != nil || sc.parts[i].told || !sc.claimed(i) {
+		return
+	}
+	sc.parts[i].told = true
+	sc.sessionErr = sc.session.Layer(i, sc.parts[i].blob.Path())
+}
+
+// refuse settles the verdict; a bound that was passed stands above all else.
+func (sc *Scan) refuse(state State, cause Cause, format string, args ...any) {
+	if sc.outcome == nil || sc.outcome.Scan.State != Limit {
+		sc.outcome = sc.s.settled(state, cause, oneLine(fmt.Sprintf(format, args...)))
+	}
+}
+
+// Close ends the scan and lets its layers go. No Layer or Finish may run beside it.
+func (sc *Scan) Close() error {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.closed {
+		return nil
+	}
+	sc.closed = true
+	var err error
+	if sc.session != nil {
+		err = sc.session.Close()
+	}
+	for _, p := range sc.parts {
+		if p.blob != nil {
+			p.blob.Close()
+		}
+	}
+	return err
+}
+
+// short returns enough of a digest for people to find it.
+func short(d digest.Digest) string {
+	if s := d.String(); len(s) > 19 {
+		return s[:19]
+	}
+	return d.String()
+}

@@ -1,0 +1,213 @@
+package scan
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicegate/sluice/cache"
+)
+
+// settled returns a verdict that no SBOM or database could change, or that there is
+// none for now: in state, for cause, and why.
+func (s *Scanner) settled(state State, cause Cause, detail string) *Verdict {
+	return &Verdict{
+		Scan: Summary{State: state, Cause: cause, Detail: detail, ScannedAt: s.now().UTC(),
+			Coverage: Coverage{DistroKnown: state == Complete || state == Unsupported, Problems: []Problem{}}},
+		Findings: []Finding{},
+	}
+}
+
+// failed returns the verdict that something went wrong which is not the image's doing.
+func (s *Scanner) failed(cause Cause, err error) *Verdict {
+	return s.settled(Failed, cause, oneLine(err.Error()))
+}
+
+// noDatabase returns the verdict that there is nothing to match with.
+func (s *Scanner) noDatabase(err error) *Verdict {
+	if errors.Is(err, ErrDatabaseStale) {
+		return s.failed(CauseDBStale, err)
+	}
+	return s.failed(CauseDBMissing, err)
+}
+
+// match returns the verdict on an image whose SBOM is at hand: the one that is stored
+// for today's database, or a new one, which it stores. It returns an error only when
+// ctx ends; a verdict that there is none is not stored.
+func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Verdict, error) {
+	db, err := s.Database(ctx)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return s.noDatabase(err), nil
+	}
+	key, err := s.verdictKey(rec, db)
+	if err != nil {
+		return nil, err
+	}
+	v := new(Verdict)
+	if err := s.get(ctx, key, v); err == nil {
+		return v, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.log().Warn("a verdict can't be read, the image is matched again", "key", key, "error", err)
+	}
+
+	limited, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)
+	defer cancel()
+	m, err := s.Engine.Match(limited, sbom.JSON, db)
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if err == nil {
+		err = context.Cause(limited)
+	}
+	if err != nil {
+		return s.failed(CauseScanFailed, fmt.Errorf("match with the vulnerability database: %w", err)), nil
+	}
+	v = s.compose(rec, sbom, m, db)
+	if err := s.firstSeen(ctx, v.Findings); err != nil {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		return s.failed(CauseStoreDown, fmt.Errorf("look up when findings were first seen: %w", err)), nil
+	}
+	s.put(ctx, key, v, verdictTTL)
+	return v, nil
+}
+
+// compose puts a verdict together out of what guard, catalogue and match found.
+func (s *Scanner) compose(rec *imageRecord, sbom *SBOM, m *Matches, db Database) *Verdict {
+	problems := append([]Problem{}, slices.Concat(rec.Guard, sbom.Problems, m.Problems)...)
+	if !m.DistroKnown && len(m.Problems) == 0 {
+		problems = append(problems, Problem{Kind: "distro_unknown", Detail: fmt.Sprintf("the database has no data for the distribution %q", sbom.Distro)})
+	}
+	v := &Verdict{
+		Scan: Summary{
+			State: Complete, ScannedAt: s.now().UTC(), Packages: sbom.Packages, Database: &db,
+			Coverage: Coverage{Distro: sbom.Distro, DistroVer: sbom.DistroVer, DistroKnown: m.DistroKnown, DistroEOL: m.DistroEOL, Problems: problems},
+		},
+		Findings: append([]Finding{}, m.Findings...),
+	}
+	if n := len(problems); n > 0 {
+		v.Scan.State, v.Scan.Cause = Partial, CauseScanFailed
+		v.Scan.Detail = oneLine(fmt.Sprintf("%d part(s) of it can't be read or matched; the first: %s %s: %s", n, problems[0].Kind, problems[0].Path, problems[0].Detail))
+	}
+	for i := range v.Findings {
+		f := &v.Findings[i]
+		f.Aliases = append([]string{}, f.Aliases...)
+		f.Fix.Versions = append([]string{}, f.Fix.Versions...)
+	}
+	slices.SortFunc(v.Findings, worse)
+	v.Scan.Counts = count(v.Findings)
+	return v
+}
+
+// severities in order, worst first.
+var severities = []string{"critical", "high", "medium", "low", "negligible", "unknown"}
+
+// worse orders findings: known exploited ones first, then by severity, then by how
+// likely they are exploited, by score, and by name so that the order is always one.
+func worse(a, b Finding) int {
+	rank := func(f Finding) int {
+		if i := slices.Index(severities, f.Severity); i >= 0 {
+			return i
+		}
+		return len(severities)
+	}
+	exploited := func(f Finding) int {
+		if f.KEV != "" {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(
+		cmp.Compare(exploited(a), exploited(b)), cmp.Compare(rank(a), rank(b)), cmp.Compare(b.EPSS, a.EPSS), cmp.Compare(b.CVSS, a.CVSS),
+		cmp.Compare(a.ID, b.ID), cmp.Compare(a.Package.Name, b.Package.Name), cmp.Compare(a.Package.Version, b.Package.Version),
+		cmp.Compare(a.Package.Type, b.Package.Type), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Layer, b.Layer),
+	)
+}
+
+// count counts findings that nobody has suppressed.
+func count(findings []Finding) Counts {
+	var c Counts
+	for _, f := range findings {
+		if f.SuppressedBy != nil {
+			continue
+		}
+		switch f.Severity {
+		case "critical":
+			c.Critical++
+		case "high":
+			c.High++
+		case "medium":
+			c.Medium++
+		case "low":
+			c.Low++
+		case "negligible":
+			c.Negligible++
+		default:
+			c.Unknown++
+		}
+	}
+	return c
+}
+
+// firstSeenAtOnce bounds the questions to the Store that one verdict asks at a time.
+const firstSeenAtOnce = 16
+
+// firstSeen sets on each finding when its advisory was first seen on its package name
+// by any user of the Store, which is today where it was not.
+func (s *Scanner) firstSeen(ctx context.Context, findings []Finding) error {
+	type pair struct{ advisory, name string }
+	dates := map[pair]*string{}
+	today := []byte(s.now().UTC().Format(time.DateOnly))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(firstSeenAtOnce)
+	for _, f := range findings {
+		p := pair{f.ID, f.Package.Name}
+		if dates[p] != nil {
+			continue
+		}
+		date := new(string)
+		dates[p] = date
+		g.Go(func() error {
+			k := cache.Name(kindFirstSeen, p.advisory, p.name)
+			b, err := s.Store.Get(gctx, k) // reads are cheap and nearly always enough
+			if errors.Is(err, fs.ErrNotExist) {
+				b, err = s.Store.PutNew(gctx, k, today, 0)
+			}
+			*date = string(b)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := range findings {
+		findings[i].FirstSeen = *dates[pair{findings[i].ID, findings[i].Package.Name}]
+	}
+	return nil
+}
+
+// oneLine returns s without line breaks and other control characters, at most 300
+// bytes: parts of it may come from an image.
+func oneLine(s string) string {
+	out := make([]rune, 0, min(len(s), 300))
+	for _, r := range s {
+		if r < ' ' || r == 0x7f {
+			r = ' '
+		}
+		if len(string(out)) >= 297 {
+			return string(out) + "..."
+		}
+		out = append(out, r)
+	}
+	return string(out)
+}
