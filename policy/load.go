@@ -1,0 +1,210 @@
+package policy
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// Status is what the engine works with, and what is wrong with what it was given.
+type Status struct {
+	Source    string    `json:"source"` // the directory, or "embedded defaults"
+	Mode      Mode      `json:"mode"`
+	Revision  string    `json:"revision"`
+	LoadedAt  time.Time `json:"loaded_at"` // when any part last changed
+	LastError string    `json:"last_error,omitempty"`
+	Policies  int       `json:"policies"` // packages below sluice.policies
+	Waivers   int       `json:"waivers"`  // that hold now
+	Expired   []string  `json:"expired"`  // IDs of waivers that are over and ignored
+	Expiring  []string  `json:"expiring"` // IDs of waivers that end within 7 days
+	Killed    int       `json:"killed"`   // digests on the kill list
+}
+
+// files is what the engine's files hold at one moment, good or bad.
+type files struct {
+	sources            sources
+	waivers, kill      []byte
+	policyErr          error
+	waiverErr, killErr error
+	sums               sums
+}
+
+// sums identify content, or the error met instead.
+type sums struct{ policies, waivers, kill string }
+
+type loadState struct {
+	loadedAt                      time.Time
+	policyErr, waiverErr, killErr error
+}
+
+func (s *loadState) err() error { return errors.Join(s.policyErr, s.waiverErr, s.killErr) }
+
+// read reads everything, remembering errors by part.
+func (e *Engine) read() files {
+	var f files
+	if e.c.Dir == "" {
+		sub, err := fs.Sub(defaults, "default")
+		if err == nil {
+			f.sources, err = readSources(sub, "embedded")
+		}
+		f.policyErr = err
+	} else {
+		f.sources, f.policyErr = readSources(os.DirFS(e.c.Dir), e.c.Dir)
+	}
+	f.sums.policies = f.sources.sum() + errText(f.policyErr)
+	f.waivers, f.waiverErr = readBounded(e.c.WaiverFile, maxWaiverFile)
+	f.sums.waivers = sumOf(f.waivers, f.waiverErr)
+	f.kill, f.killErr = readBounded(e.c.KillFile, maxKillFile)
+	f.sums.kill = sumOf(f.kill, f.killErr)
+	return f
+}
+
+func sumOf(b []byte, err error) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:]) + errText(err)
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return " " + err.Error()
+}
+
+// readBounded reads a file whole; no name, no content.
+func readBounded(name string, limit int64) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s: larger than %d MiB", name, limit>>20)
+	}
+	return b, err
+}
+
+// load makes a snapshot of what changed in f and keeps what didn't. What is bad
+// leaves the last good part in place, and is reported; the first load, which has
+// nothing to fall back on, then fails.
+func (e *Engine) load(ctx context.Context, f files) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next, state := snapshot{waivers: &waiverSet{}, kill: e.fixed}, e.state
+	old := e.current.Load()
+	if old != nil {
+		next = *old
+	}
+	if f.sums.policies != e.tried.policies {
+		p, err := compileFiles(ctx, f, e.c.Timeout)
+		if err == nil {
+			next.program = p
+		}
+		state.policyErr = err
+	}
+	if f.sums.waivers != e.tried.waivers {
+		w, err := waiversOf(e.c.WaiverFile, f)
+		if err == nil {
+			next.waivers = w
+		}
+		state.waiverErr = err
+	}
+	if f.sums.kill != e.tried.kill {
+		next.kill, state.killErr = e.killOf(next.kill, f)
+	}
+	if ctx.Err() != nil { // not the fault of the files: they are tried again
+		return ctx.Err()
+	}
+	err := state.err()
+	if old == nil && err != nil {
+		return err
+	}
+	next.revision = next.program.revision
+	if next.waivers.revision != "" {
+		next.revision += "-" + next.waivers.revision
+	}
+	state.loadedAt = e.c.Now().UTC()
+	e.tried, e.state = f.sums, state
+	e.current.Store(&next)
+	return err
+}
+
+func compileFiles(ctx context.Context, f files, timeout time.Duration) (*program, error) {
+	if f.policyErr != nil {
+		return nil, f.policyErr
+	}
+	p, err := compile(ctx, f.sources, timeout)
+	if err != nil {
+		return nil, fmt.Errorf("policies: %w", err)
+	}
+	return p, nil
+}
+
+func waiversOf(name string, f files) (*waiverSet, error) {
+	if f.waiverErr != nil {
+		return nil, fmt.Errorf("waivers: %w", f.waiverErr)
+	}
+	if name == "" {
+		return &waiverSet{}, nil
+	}
+	w, err := parseWaivers(name, f.waivers)
+	if err != nil {
+		return nil, fmt.Errorf("waivers: %w", err)
+	}
+	return w, nil
+}
+
+// killOf returns the kill list of f. Where that can't be read whole, nothing that
+// was killed comes back to life: the old list and the good lines hold together.
+func (e *Engine) killOf(old killList, f files) (killList, error) {
+	if f.killErr != nil {
+		return old, fmt.Errorf("kill list: %w", f.killErr)
+	}
+	k, err := parseKillFile(e.c.KillFile, f.kill)
+	k = k.merged(e.fixed)
+	if err != nil {
+		return k.merged(old), fmt.Errorf("kill list: %w", err)
+	}
+	return k, nil
+}
+
+// Status returns what the engine works with now.
+func (e *Engine) Status() Status {
+	e.mu.Lock()
+	state := e.state
+	e.mu.Unlock()
+	s := e.current.Load()
+	st := Status{
+		Source: e.c.Dir, Mode: e.c.Mode, Revision: s.revision, LoadedAt: state.loadedAt,
+		Policies: len(s.program.packages), Killed: len(s.kill),
+		Expired: []string{}, Expiring: []string{},
+	}
+	if st.Source == "" {
+		st.Source = "embedded defaults"
+	}
+	if err := state.err(); err != nil {
+		st.LastError = err.Error()
+	}
+	now := e.c.Now()
+	for i := range s.waivers.all {
+		switch w := &s.waivers.all[i]; {
+		case !now.Before(w.until):
+			st.Expired = append(st.Expired, w.ID)
+			continue
+		case w.until.Sub(now) < expiringSoon:
+			st.Expiring = append(st.Expiring, w.ID)
+		}
+		st.Waivers++
+	}
+	return st
+}

@@ -1,0 +1,150 @@
+package policy
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"hash/maphash"
+	"math"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sluicegate/sluice/scan"
+)
+
+const (
+	// maxAge is how long a decision may be remembered. Dates move by days; a minute
+	// late is no loss there, and what ends to the second (a waiver) ends it earlier.
+	maxAge = 60 * time.Second
+	// maxCost bounds what is remembered, in decisions and the findings and waivers
+	// that they name: some 30 MB at most.
+	maxCost = 1 << 18
+)
+
+// A key names a decision by everything that it is made from.
+type key [sha256.Size]byte
+
+// findingsSeed makes the hash of findings one that a stranger can't aim at.
+var findingsSeed = maphash.MakeSeed()
+
+// keyOf hashes what a decision is made from: the image, the verdict, the class of
+// caller, policies and waivers. Only two things are left out: the time, which bounds
+// how long a decision is remembered, and when the image was last allowed, which each
+// pull changes.
+func keyOf(s *snapshot, in *Input) key {
+	small := *in
+	small.Findings, small.Now, small.History.LastAllowed = nil, time.Time{}, ""
+	b, err := json.Marshal(small)
+	if err != nil { // no value of these types makes Marshal fail
+		b = []byte(err.Error())
+	}
+	b = append(b, 0)
+	b = append(b, s.revision...)
+	b = append(b, 0)
+	b = strconv.AppendUint(b, hashFindings(in.Findings), 16)
+	return sha256.Sum256(b)
+}
+
+// hashFindings goes over every field. The verdict's identity would do as long as
+// nobody ever builds two of one identity; a wrong hit here would let an image pass.
+func hashFindings(fs []scan.Finding) uint64 {
+	var h maphash.Hash
+	h.SetSeed(findingsSeed)
+	buf := make([]byte, 0, 1024)
+	str := func(s string) {
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(s)))
+		buf = append(buf, s...)
+	}
+	list := func(l []string) {
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(l)))
+		for _, s := range l {
+			str(s)
+		}
+	}
+	for i := range fs {
+		f := &fs[i]
+		buf = buf[:0]
+		for _, s := range [...]string{
+			f.ID, f.Severity, f.KEV, f.Published, f.FirstSeen, f.Package.Name, f.Package.Version, f.Package.Type,
+			f.Package.PURL, f.Fix.State, f.Fix.Available, string(f.Layer), f.Path,
+		} {
+			str(s)
+		}
+		list(f.Aliases)
+		list(f.Fix.Versions)
+		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.CVSS))
+		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.EPSS))
+		if f.SuppressedBy != nil {
+			str(*f.SuppressedBy)
+		}
+		h.Write(buf)
+	}
+	return h.Sum64()
+}
+
+// A memory holds the decisions used last.
+type memory struct {
+	mu    sync.Mutex // guards all below; cost is the sum of the entries' costs and at most maxCost
+	byKey map[key]*list.Element
+	used  *list.List // of *remembered, the one used last in front
+	cost  int
+}
+
+type remembered struct {
+	key         key
+	d           Decision
+	from, until time.Time
+	cost        int
+}
+
+func newMemory() *memory {
+	return &memory{byKey: map[key]*list.Element{}, used: list.New()}
+}
+
+// get returns the decision that holds at now. A decision made at a later time, as
+// when an old one is replayed, doesn't.
+func (m *memory) get(k key, now time.Time) (Decision, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok := m.byKey[k]
+	if !ok {
+		return Decision{}, false
+	}
+	r := e.Value.(*remembered)
+	if now.Before(r.from) || !now.Before(r.until) {
+		return Decision{}, false
+	}
+	m.used.MoveToFront(e)
+	return r.d, true
+}
+
+func (m *memory) put(k key, d Decision, from, until time.Time) {
+	cost := 1 + len(d.Waived)
+	for _, vs := range [][]Violation{d.Violations, d.Warnings} {
+		for _, v := range vs {
+			cost += 1 + len(v.Findings)
+		}
+	}
+	if cost > maxCost/8 || !from.Before(until) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e, ok := m.byKey[k]; ok {
+		m.drop(e)
+	}
+	m.byKey[k] = m.used.PushFront(&remembered{k, d, from, until, cost})
+	m.cost += cost
+	for m.cost > maxCost {
+		m.drop(m.used.Back())
+	}
+}
+
+// drop is called with mu held.
+func (m *memory) drop(e *list.Element) {
+	r := m.used.Remove(e).(*remembered)
+	delete(m.byKey, r.key)
+	m.cost -= r.cost
+}

@@ -1,0 +1,111 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/sluicegate/sluice/scan"
+)
+
+// A Mode says what becomes of a violation.
+type Mode string
+
+const (
+	Enforce Mode = "enforce" // the pull is refused
+	Warn    Mode = "warn"    // served, with a Warning header, counted and logged
+	DryRun  Mode = "dry-run" // served and logged
+	Off     Mode = "off"     // not decided at all; only the kill list holds
+)
+
+// Input is what a decision is made from: the document that Rego sees as "input".
+// Fields may be added, never renamed.
+type Input struct {
+	Request  Request        `json:"request"`
+	Image    Image          `json:"image"`
+	Scan     scan.Summary   `json:"scan"`
+	Findings []scan.Finding `json:"findings"`
+	History  History        `json:"history"`
+	Now      time.Time      `json:"now"` // the decision's time, so that a replay decides the same
+}
+
+// A Request says who asks. It holds nothing that differs between HEAD and GET, or
+// between tag and digest, so that these always agree.
+type Request struct {
+	Caller    string   `json:"caller"` // "" for an anonymous caller
+	Groups    []string `json:"groups"`
+	Namespace string   `json:"namespace,omitempty"` // Kubernetes namespace, where it is known
+	Action    string   `json:"action"`              // pull, check, admission
+}
+
+// An Image is the "image" part of an answer, and of the input.
+type Image struct {
+	Reference   string            `json:"reference"`
+	Registry    string            `json:"registry"`   // the upstream's name: cgr.dev
+	Repository  string            `json:"repository"` // acme/web
+	Digest      string            `json:"digest"`
+	Platform    string            `json:"platform"` // linux/amd64
+	Tags        []string          `json:"tags"`     // known to point at the digest or an index of it; facts, not what was asked for
+	MediaType   string            `json:"media_type,omitempty"`
+	Created     string            `json:"created,omitempty"` // RFC 3339, as the config claims
+	User        string            `json:"user,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Base        *Base             `json:"base,omitempty"`
+	Indexes     []string          `json:"indexes,omitempty"` // digests of indexes that list the image
+}
+
+// A Base is the image that another one says it was built from.
+type Base struct {
+	Name   string `json:"name,omitempty"`
+	Digest string `json:"digest,omitempty"`
+}
+
+// History is what the gateway remembers of an image from before.
+type History struct {
+	FirstSeen         string `json:"first_seen,omitempty"` // RFC 3339
+	PreviouslyAllowed bool   `json:"previously_allowed"`
+	LastAllowed       string `json:"last_allowed,omitempty"` // RFC 3339
+}
+
+// A Violation is one thing that a policy holds against an image.
+type Violation struct {
+	Policy      string   `json:"policy"`
+	Message     string   `json:"message"`
+	Findings    []string `json:"findings"`              // IDs, worst first, never null in JSON
+	Remediation string   `json:"remediation,omitempty"` // what to do, as an imperative sentence
+}
+
+// A Waived names a finding or violation that a waiver has set aside.
+type Waived struct {
+	Waiver  string `json:"waiver"` // the waiver's ID
+	Finding string `json:"finding,omitempty"`
+	Package string `json:"package,omitempty"` // name of the finding's package: one advisory may be waived in one package and not in another
+	Policy  string `json:"policy,omitempty"`
+	Owner   string `json:"owner"`
+	Reason  string `json:"reason"`
+	Expires string `json:"expires"` // RFC 3339
+}
+
+// A Decision is an opinion about a caller and an image.
+type Decision struct {
+	ID         string      `json:"id"`
+	Allow      bool        `json:"allow"` // what the policies say, whatever the mode
+	Mode       Mode        `json:"mode"`
+	Cause      scan.Cause  `json:"cause,omitempty"` // policy_error where policy could not decide
+	Violations []Violation `json:"violations"`      // never null in JSON
+	Warnings   []Violation `json:"warnings"`        // never null in JSON
+	Waived     []Waived    `json:"waived"`          // never null in JSON
+	Revision   string      `json:"revision"`        // of the policies and waivers that decided
+}
+
+// Blocks reports whether the image must not be served: the policies deny it and the
+// mode enforces that.
+func (d Decision) Blocks() bool { return !d.Allow && d.Mode == Enforce }
+
+// An Answer is all there is to say about an image: the same JSON from every command
+// and from the API.
+type Answer struct {
+	Image    Image          `json:"image"`
+	Scan     scan.Summary   `json:"scan"`
+	Findings []scan.Finding `json:"findings"`
+	Decision Decision       `json:"decision"`
+}

@@ -1,0 +1,343 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/tester"
+)
+
+//go:embed default/*.rego
+var defaults embed.FS
+
+//go:embed input.schema.json
+var inputSchema []byte
+
+const (
+	maxPolicyFiles = 500
+	maxPolicyBytes = 4 << 20
+	testTimeout    = 5 * time.Second  // of one test in a *_test.rego
+	loadTimeout    = 60 * time.Second // of all of them
+	maxLoadErrors  = 5                // that one error spells out
+)
+
+// root is where policies live: data.sluice.policies.
+var root = []string{"sluice", "policies"}
+
+// sources are the texts of *.rego files by the name that errors use.
+type sources map[string]string
+
+// readSources reads all *.rego files of a file system. Names that start with a dot
+// are skipped, as are the versioned directories of a Kubernetes ConfigMap.
+func readSources(fsys fs.FS, prefix string) (sources, error) {
+	s, total := sources{}, 0
+	err := fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case name != "." && strings.HasPrefix(e.Name(), "."):
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case e.IsDir() || path.Ext(name) != ".rego":
+			return nil
+		}
+		info, err := fs.Stat(fsys, name)
+		if err != nil {
+			return err
+		}
+		if total += int(min(info.Size(), maxPolicyBytes+1)); total > maxPolicyBytes || len(s) == maxPolicyFiles {
+			return fmt.Errorf("more than %d files or %d MiB of policies", maxPolicyFiles, maxPolicyBytes>>20)
+		}
+		b, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return err
+		}
+		s[path.Join(prefix, name)] = string(b)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read policies in %s: %w", prefix, err)
+	}
+	return s, nil
+}
+
+// sum identifies the content: names and texts.
+func (s sources) sum() string {
+	h := sha256.New()
+	var n [8]byte
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		for _, part := range []string{path.Base(name), s[name]} {
+			binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+			h.Write(n[:])
+			h.Write([]byte(part))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+// A program is a set of policies, compiled and ready.
+type program struct {
+	query    rego.PreparedEvalQuery
+	packages []string // below data.sluice.policies, in the order of the query's variables
+	revision string
+}
+
+// compile parses and compiles policies, runs their tests and evaluates them once.
+func compile(ctx context.Context, src sources, timeout time.Duration) (*program, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	modules, tests, err := parse(src)
+	if err != nil {
+		return nil, err
+	}
+	packages, query, err := entrypoints(modules)
+	if err != nil {
+		return nil, err
+	}
+	var schema any
+	if err := json.Unmarshal(inputSchema, &schema); err != nil {
+		return nil, fmt.Errorf("input schema: %w", err)
+	}
+	schemas := ast.NewSchemaSet()
+	schemas.Put(ast.SchemaRootRef, schema)
+	c := newCompiler().WithSchemas(schemas)
+	if c.Compile(modules); c.Failed() {
+		return nil, compileError(c.Errors)
+	}
+	if err := runTests(ctx, src, tests); err != nil {
+		return nil, err
+	}
+	q, err := rego.New(
+		rego.Compiler(c),
+		rego.Query(query),
+		rego.Capabilities(capabilities()),
+		rego.SetRegoVersion(ast.RegoV1),
+		rego.StrictBuiltinErrors(true),
+	).PrepareForEval(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("prepare policies: %w", err)
+	}
+	p := &program{query: q, packages: packages, revision: src.sum()}
+	return p, p.smoke(ctx, timeout)
+}
+
+func newCompiler() *ast.Compiler {
+	return ast.NewCompiler().
+		WithCapabilities(capabilities()).
+		WithDefaultRegoVersion(ast.RegoV1).
+		WithStrict(true)
+}
+
+// capabilities are what a policy may call: everything that computes, and nothing
+// that reaches outside, is random, handles keys or reflects on policies. What is
+// not deterministic is refused by OPA's own mark, so that a new version of OPA
+// doesn't open a door; time.now_ns is the decision's time here.
+func capabilities() *ast.Capabilities {
+	denied := []string{
+		"http.", "net.", "opa.", "providers.", "rego.parse_module", "trace",
+		"crypto.x509.", "crypto.parse_private_keys", "io.jwt.",
+		"json.match_schema", "json.verify_schema", // follow references to other hosts
+	}
+	c := ast.CapabilitiesForThisVersion()
+	c.AllowNet = []string{}
+	c.Builtins = slices.DeleteFunc(slices.Clone(c.Builtins), func(b *ast.Builtin) bool {
+		if b.Nondeterministic && b.Name != ast.NowNanos.Name {
+			return true
+		}
+		return slices.ContainsFunc(denied, func(d string) bool {
+			return b.Name == d || strings.HasSuffix(d, ".") && strings.HasPrefix(b.Name, d)
+		})
+	})
+	return c
+}
+
+// parse returns the modules that decide, and how many modules hold tests.
+func parse(src sources) (modules map[string]*ast.Module, tests int, err error) {
+	modules = map[string]*ast.Module{}
+	var errs ast.Errors
+	for _, name := range slices.Sorted(maps.Keys(src)) {
+		m, err := ast.ParseModuleWithOpts(name, src[name], ast.ParserOptions{
+			RegoVersion: ast.RegoV1, Capabilities: capabilities(),
+		})
+		var more ast.Errors
+		switch {
+		case errors.As(err, &more):
+			errs = append(errs, more...)
+		case err != nil:
+			return nil, 0, fmt.Errorf("%s: %w", name, err)
+		case isTest(name):
+			tests++
+		default:
+			modules[name] = m
+		}
+	}
+	if len(errs) > 0 {
+		return nil, 0, compileError(errs)
+	}
+	return modules, tests, nil
+}
+
+func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
+
+// entrypoints finds the packages that count, and writes the query that asks each of
+// them by itself, so that an undefined one can be told. A package that looks like a
+// policy and would not count is an error: it would else be silently ignored.
+func entrypoints(modules map[string]*ast.Module) (packages []string, query string, err error) {
+	defines := map[string]map[string]bool{} // package → rule names
+	refs := map[string]string{}             // package → reference
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		m := modules[name]
+		pkg, below := packageBelow(m.Package)
+		if !below {
+			if r := firstRule(m, "violations", "warnings"); r != nil {
+				return nil, "", fmt.Errorf("%s: package %s defines %s, but only packages below sluice.policies are asked; name it sluice.policies.NAME",
+					r.Loc(), strings.TrimPrefix(m.Package.Path.String(), "data."), r.Head.Ref())
+			}
+			continue
+		}
+		if defines[pkg] == nil {
+			defines[pkg] = map[string]bool{}
+			refs[pkg] = m.Package.Path.String()
+		}
+		for _, kind := range []string{"violations", "warnings"} {
+			if firstRule(m, kind) != nil {
+				defines[pkg][kind] = true
+			}
+		}
+	}
+	var q []string
+	for _, pkg := range slices.Sorted(maps.Keys(defines)) {
+		if len(defines[pkg]) == 0 {
+			return nil, "", fmt.Errorf("package sluice.policies.%s defines neither violations nor warnings; put helpers below sluice.lib", pkg)
+		}
+		for _, kind := range []string{"violations", "warnings"} {
+			v := fmt.Sprintf("%s%d", kind, len(packages))
+			if defines[pkg][kind] {
+				q = append(q, fmt.Sprintf("%s = [x | x := %s.%s]", v, refs[pkg], kind))
+			}
+		}
+		packages = append(packages, pkg)
+	}
+	if len(packages) == 0 {
+		return nil, "", errors.New("no policies: no package below sluice.policies defines violations or warnings")
+	}
+	return packages, strings.Join(q, "; "), nil
+}
+
+// packageBelow returns the name of a package below data.sluice.policies.
+func packageBelow(p *ast.Package) (string, bool) {
+	if len(p.Path) < len(root)+2 {
+		return "", false
+	}
+	var parts []string
+	for _, t := range p.Path[1:] {
+		s, ok := t.Value.(ast.String)
+		if !ok {
+			return "", false
+		}
+		parts = append(parts, string(s))
+	}
+	if !slices.Equal(parts[:len(root)], root) {
+		return "", false
+	}
+	return strings.Join(parts[len(root):], "."), true
+}
+
+func firstRule(m *ast.Module, names ...string) *ast.Rule {
+	for _, r := range m.Rules {
+		if t := r.Head.Ref(); len(t) > 0 && slices.Contains(names, strings.Trim(t[0].String(), `"`)) {
+			return r
+		}
+	}
+	return nil
+}
+
+// runTests runs the policies' own tests, with the same capabilities and strictness.
+func runTests(ctx context.Context, src sources, tests int) error {
+	if tests == 0 {
+		return nil
+	}
+	modules := map[string]*ast.Module{}
+	for name, text := range src {
+		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
+		if err != nil {
+			return err
+		}
+		modules[name] = m
+	}
+	results, err := tester.NewRunner().
+		SetCompiler(newCompiler().WithEnablePrintStatements(true)).
+		RaiseBuiltinErrors(true).
+		CapturePrintOutput(true).
+		SetTimeout(testTimeout).
+		SetModules(modules).
+		RunTests(ctx, nil)
+	if err != nil {
+		var errs ast.Errors
+		if errors.As(err, &errs) {
+			return compileError(errs)
+		}
+		return fmt.Errorf("run the policies' tests: %w", err)
+	}
+	var failed []string
+	for r := range results {
+		if r == nil || r.Pass() || r.Skip {
+			continue
+		}
+		line := fmt.Sprintf("%s: test %s.%s failed", r.Location, strings.TrimPrefix(r.Package, "data."), r.Name)
+		if r.Error != nil {
+			line += ": " + r.Error.Error()
+		}
+		if out := strings.TrimSpace(string(r.Output)); out != "" {
+			line += " (printed: " + clip(out, 200) + ")"
+		}
+		failed = append(failed, line)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("run the policies' tests: %w", err)
+	}
+	if len(failed) > 0 {
+		slices.Sort(failed)
+		return joined(failed)
+	}
+	return nil
+}
+
+func compileError(errs ast.Errors) error {
+	errs = slices.Clone(errs)
+	slices.SortStableFunc(errs, func(a, b *ast.Error) int {
+		if a.Location == nil || b.Location == nil {
+			return 0
+		}
+		return cmp.Or(cmp.Compare(a.Location.File, b.Location.File), cmp.Compare(a.Location.Row, b.Location.Row))
+	})
+	var lines []string
+	for _, e := range errs {
+		lines = append(lines, strings.ReplaceAll(e.Error(), "\n", " "))
+	}
+	return joined(slices.Compact(lines))
+}
+
+func joined(lines []string) error {
+	if n := len(lines); n > maxLoadErrors {
+		lines = append(lines[:maxLoadErrors:maxLoadErrors], fmt.Sprintf("and %d more", n-maxLoadErrors))
+	}
+	return errors.New(strings.Join(lines, "; "))
+}

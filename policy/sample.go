@@ -1,0 +1,67 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sluicegate/sluice/scan"
+)
+
+// smoke evaluates the policies on an image with everything and one with nothing, so
+// that a policy that always errs is refused when it is loaded, not when it is needed.
+func (p *program) smoke(ctx context.Context, timeout time.Duration) error {
+	for _, in := range []Input{sampleFull(), sampleEmpty()} {
+		var err error
+		// A busy machine can make one evaluation late; a policy that is slow is late each time.
+		for range 3 {
+			if _, err = p.eval(ctx, &in, in.Findings, timeout); !errors.Is(err, context.DeadlineExceeded) {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("try policies on a sample: %w", err)
+		}
+	}
+	return nil
+}
+
+func sampleEmpty() Input {
+	return Input{
+		Request: Request{Action: "pull", Groups: []string{}},
+		Image:   Image{Tags: []string{}},
+		Scan:    scan.Summary{State: scan.Failed, Cause: scan.CauseScanFailed, Coverage: scan.Coverage{Problems: []scan.Problem{}}},
+		Now:     time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+}
+
+func sampleFull() Input {
+	in := sampleEmpty()
+	db := scan.Database{Built: in.Now, Checksum: "xxh64:0"}
+	in.Image = Image{
+		Reference: "registry.example/a/b:1", Registry: "registry.example", Repository: "a/b",
+		Digest: "sha256:" + strings.Repeat("0", 64), Platform: "linux/amd64", Tags: []string{"1"},
+		Created: "2025-01-01T00:00:00Z", User: "65532",
+		Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"a": "b"},
+		Base: &Base{Name: "registry.example/base:1"},
+	}
+	in.Scan = scan.Summary{
+		State: scan.Complete, ScannedAt: in.Now, Packages: 2, Database: &db,
+		Coverage: scan.Coverage{Distro: "wolfi", DistroKnown: true, DistroEOL: "2025-06-01", Problems: []scan.Problem{}},
+		Counts:   scan.Counts{Critical: 1, High: 1, Unknown: 1},
+	}
+	fix := scan.Fix{State: "fixed", Versions: []string{"2"}, Available: "2025-01-01"}
+	pkg := scan.Package{Name: "sample", Version: "1", Type: "apk", PURL: "pkg:apk/wolfi/sample@1"}
+	for _, f := range []scan.Finding{
+		{ID: "CVE-2025-0001", Severity: "critical", CVSS: 9.8, EPSS: 0.9, KEV: "2025-01-02", Published: "2025-01-01", Fix: fix},
+		{ID: "CVE-2025-0002", Severity: "high", Fix: scan.Fix{State: "fixed", Versions: []string{"2"}}},
+		{ID: "CVE-2025-0003", Severity: "unknown", Fix: scan.Fix{State: "unknown", Versions: []string{}}},
+	} {
+		f.Package, f.Aliases, f.FirstSeen = pkg, []string{}, "2025-01-01"
+		in.Findings = append(in.Findings, f)
+	}
+	in.History = History{FirstSeen: "2025-01-01T00:00:00Z", PreviouslyAllowed: true, LastAllowed: "2025-01-01T00:00:00Z"}
+	return in
+}
