@@ -1,0 +1,386 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	opPing      = "ping"
+	opManifest  = "manifest"
+	opBlob      = "blob"
+	opTags      = "tags"
+	opReferrers = "referrers"
+	opToken     = "token"
+
+	attempts     = 3               // of a request that fails for a reason that may pass
+	maxWait      = 5 * time.Second // of a Retry-After that is obeyed while a client waits for headers
+	maxRedirects = 5               // real registries use one or two
+)
+
+// A call is one read of the registry's API.
+type call struct {
+	op     string
+	method string
+	path   []string // below /v2/, unescaped
+	query  url.Values
+	header http.Header
+	scope  string        // what the token must be for, "" for nothing in particular
+	wait   time.Duration // the longest Retry-After that is obeyed
+}
+
+// pull returns a call about repo, with the path that follows its name.
+func pull(op, method, repo string, path ...string) call {
+	return call{
+		op: op, method: method, path: append(strings.Split(repo, "/"), path...),
+		header: http.Header{}, scope: "repository:" + repo + ":pull", wait: maxWait,
+	}
+}
+
+// url returns the address of c. Each element is escaped, and elements that would
+// leave the path are refused, whatever the caller checked.
+func (r *Registry) url(c call) (*url.URL, error) {
+	u, err := r.Base()
+	if err != nil {
+		return nil, err
+	}
+	raw := u.EscapedPath() + "/v2/"
+	plain := u.Path + "/v2/"
+	for i, p := range c.path {
+		if p == "" || p == "." || p == ".." {
+			return nil, fmt.Errorf("%s of %s: not a valid name: %q", c.op, r.Name, strings.Join(c.path, "/"))
+		}
+		if i > 0 {
+			raw, plain = raw+"/", plain+"/"
+		}
+		raw, plain = raw+url.PathEscape(p), plain+p
+	}
+	u.Path, u.RawPath, u.RawQuery = plain, raw, c.query.Encode()
+	return u, nil
+}
+
+// open sends c, again where that may help, and returns an answer of status 2xx,
+// whose body the caller closes. Any other answer is an *Error.
+func (r *Registry) open(ctx context.Context, c call) (*http.Response, error) {
+	var resp *http.Response
+	err := r.repeat(ctx, c.wait, func() (err error) {
+		resp, err = r.attempt(ctx, c)
+		return err
+	})
+	return resp, err
+}
+
+// read is open with the body read, at most limit bytes. A body that breaks is read
+// anew from its beginning.
+func (r *Registry) read(ctx context.Context, c call, limit int64) (resp *http.Response, body []byte, err error) {
+	err = r.repeat(ctx, c.wait, func() (err error) {
+		if resp, err = r.attempt(ctx, c); err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		e := &Error{Op: c.op, URL: shown(resp.Request.URL)}
+		switch {
+		case resp.StatusCode != http.StatusOK:
+			e.Err = contentError("HTTP %d without the content", resp.StatusCode)
+			return e
+		case resp.ContentLength > limit:
+			e.Err = contentError("%d bytes long, more than %d", resp.ContentLength, limit)
+			return e
+		}
+		body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
+		switch {
+		case err != nil:
+			e.Err, e.again = cause(err), ctx.Err() == nil
+			return e
+		case int64(len(body)) > limit:
+			e.Err = contentError("longer than %d bytes", limit)
+			return e
+		}
+		return nil
+	})
+	return resp, body, err
+}
+
+// repeat calls f until it succeeds, fails for good, has failed too often, or the
+// registry wants a longer wait than longest.
+func (r *Registry) repeat(ctx context.Context, longest time.Duration, f func() error) error {
+	for i := 0; ; i++ {
+		err := f()
+		var e *Error
+		if err == nil || !errors.As(err, &e) || !e.again || i+1 == attempts || e.RetryAfter > longest {
+			return err
+		}
+		if wait(ctx, max(r.backoff(i), e.RetryAfter)) != nil {
+			return err
+		}
+	}
+}
+
+// backoff is the wait after failure number i, counted from 0: doubled each time up to
+// 5 s, and half of it random, so that many clients don't return at once.
+func (r *Registry) backoff(i int) time.Duration {
+	d := min(orDefault(r.Backoff, 100*time.Millisecond)<<min(i, 16), 5*time.Second)
+	return d/2 + rand.N(d/2+1)
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// attempt sends c once, and once more with a new token where the registry asks for
+// one or no longer accepts the kept one.
+func (r *Registry) attempt(ctx context.Context, c call) (*http.Response, error) {
+	u, err := r.url(c)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := r.credentials(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := r.challenge.Load()
+	auth, err := r.authorize(ctx, known, creds, c.scope)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.follow(ctx, c.op, c.method, u, c.header, auth.header)
+	if err != nil {
+		return nil, err
+	}
+	if ch := r.asked(resp, u); ch != nil && !(auth.fresh && ch.same(known)) {
+		drain(resp) // so that its connection serves what follows
+		r.challenge.Store(ch)
+		r.tokens.drop(auth)
+		if auth, err = r.authorize(ctx, ch, creds, c.scope); err != nil {
+			return nil, err
+		}
+		if resp, err = r.follow(ctx, c.op, c.method, u, c.header, auth.header); err != nil {
+			return nil, err
+		}
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	return nil, r.answerError(c.op, u, resp, creds, auth.header)
+}
+
+// asked returns the challenge of a 401 that the registry itself gave, else nil.
+func (r *Registry) asked(resp *http.Response, u *url.URL) *challenge {
+	if resp.StatusCode != http.StatusUnauthorized || !sameOrigin(resp.Request.URL, u) {
+		return nil
+	}
+	return findChallenge(resp.Header)
+}
+
+// answerError turns an answer that is no success into an *Error, and closes it.
+func (r *Registry) answerError(op string, asked *url.URL, resp *http.Response, creds Credentials, auth string) *Error {
+	defer resp.Body.Close()
+	e := &Error{Op: op, URL: shown(resp.Request.URL), Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	e.elsewhere = !sameOrigin(asked, resp.Request.URL)
+	switch resp.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		e.again = true
+	}
+	if resp.Request.URL.String() != asked.String() {
+		e.URL = host(resp.Request.URL) // what stands behind it may be a pre-signed URL
+	}
+	if e.elsewhere {
+		return e // a storage's message may quote the signature
+	}
+	_, secret, _ := strings.Cut(auth, " ")
+	e.readError(readBriefly(resp, maxErrorBody), creds.Password, strings.TrimPrefix(creds.basic(), "Basic "), secret)
+	return e
+}
+
+// retryAfter reads a Retry-After header: seconds, or a date. At most an hour.
+func retryAfter(s string, now time.Time) time.Duration {
+	var d time.Duration
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		d = time.Duration(n) * time.Second
+	} else if t, err := http.ParseTime(s); err == nil {
+		d = t.Sub(now)
+	}
+	return min(max(d, 0), time.Hour)
+}
+
+// follow sends one request and follows redirects. The Authorization header goes to
+// the origin that was asked and nowhere else. The error is an *Error.
+func (r *Registry) follow(ctx context.Context, op, method string, u *url.URL, h http.Header, auth string) (*http.Response, error) {
+	asked := u
+	for hop := 0; ; hop++ {
+		req := &http.Request{Method: method, URL: u, Host: u.Host, Header: h.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+		if req.Header == nil {
+			req.Header = http.Header{}
+		}
+		req.Header.Set("Accept-Encoding", "identity")
+		req.Header.Set("User-Agent", r.userAgent())
+		if auth != "" {
+			req.Header.Set("Authorization", auth)
+		}
+		resp, err := r.send(ctx, req)
+		if err != nil {
+			e := &Error{Op: op, URL: shown(u), Err: cause(err), again: ctx.Err() == nil && !permanent(err)}
+			if hop > 0 {
+				e.URL, e.elsewhere = host(u), !sameOrigin(asked, u)
+			}
+			return nil, e
+		}
+		next, err := redirect(resp, u)
+		if err == nil && next != nil && hop == maxRedirects {
+			err = fmt.Errorf("more than %d redirects", maxRedirects)
+		}
+		if err != nil {
+			drain(resp)
+			return nil, &Error{Op: op, URL: host(u), Err: err}
+		}
+		if next == nil {
+			return resp, nil
+		}
+		drain(resp)
+		if op == opToken || !sameOrigin(asked, next) {
+			auth = ""
+		}
+		u = next
+	}
+}
+
+func (r *Registry) userAgent() string {
+	if r.UserAgent != "" {
+		return r.UserAgent
+	}
+	return "sluice"
+}
+
+// redirect returns where resp leads, nil for nowhere. Its errors don't quote the
+// target.
+func redirect(resp *http.Response, from *url.URL) (*url.URL, error) {
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	default:
+		return nil, nil
+	}
+	to, err := from.Parse(resp.Header.Get("Location"))
+	switch {
+	case err != nil || to.Host == "" || (to.Scheme != "https" && to.Scheme != "http"):
+		return nil, errors.New("redirect to nowhere")
+	case from.Scheme == "https" && to.Scheme == "http":
+		return nil, fmt.Errorf("redirect from https to %s is refused", host(to))
+	}
+	to.User, to.Fragment, to.RawFragment = nil, "", ""
+	return to, nil
+}
+
+// send is one round trip. The answer's body has the idle timeout.
+func (r *Registry) send(ctx context.Context, req *http.Request) (*http.Response, error) {
+	if _, err := r.Base(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	b := &idleBody{idle: orDefault(r.IdleTimeout, 60*time.Second), cancel: cancel, ctx: ctx}
+	header := orDefault(r.HeaderTimeout, 30*time.Second)
+	b.timer = time.AfterFunc(header, func() { cancel(&stalled{"answer", header}) })
+	resp, err := r.transport.RoundTrip(req.WithContext(ctx))
+	stopped := b.timer.Stop()
+	if err != nil {
+		cancel(nil)
+		return nil, b.reason(err)
+	}
+	if !stopped {
+		resp.Body.Close()
+		return nil, b.reason(context.Canceled)
+	}
+	b.timer = time.AfterFunc(b.idle, func() { cancel(&stalled{"byte", b.idle}) })
+	b.timer.Stop()
+	b.ReadCloser, resp.Body = resp.Body, b
+	if resp.Request == nil {
+		resp.Request = req
+	}
+	return resp, nil
+}
+
+// An idleBody is a body each of whose reads has a timeout.
+type idleBody struct {
+	io.ReadCloser
+	idle   time.Duration
+	timer  *time.Timer
+	ctx    context.Context //nolint:containedctx // the request's own, for the cause of its end
+	cancel context.CancelCauseFunc
+}
+
+func (b *idleBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.idle)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err != nil && err != io.EOF {
+		err = b.reason(err)
+	}
+	return n, err
+}
+
+func (b *idleBody) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// reason returns why the request ended: the timeout that we set, or err.
+func (b *idleBody) reason(err error) error {
+	var s *stalled
+	if errors.As(context.Cause(b.ctx), &s) {
+		return s
+	}
+	return err
+}
+
+// stalled is the error for a registry that is silent.
+type stalled struct {
+	what  string
+	after time.Duration
+}
+
+func (s *stalled) Error() string { return fmt.Sprintf("no %s for %v", s.what, s.after) }
+func (s *stalled) Timeout() bool { return true }
+
+// permanent reports whether a transport's error won't pass by itself.
+func permanent(err error) bool {
+	var dns *net.DNSError
+	return certificateError(err) || errors.As(err, &dns) && dns.IsNotFound
+}
+
+// drain reads what little is left of a body that nobody needs and closes it, so that
+// its connection can be used again.
+func drain(resp *http.Response) {
+	readBriefly(resp, 4<<10)
+	resp.Body.Close()
+}
+
+// readBriefly returns at most n bytes of a body, those that come within 2 s.
+func readBriefly(resp *http.Response, n int64) []byte {
+	t := time.AfterFunc(2*time.Second, func() { resp.Body.Close() })
+	defer t.Stop()
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, n))
+	return b
+}
+
+// shown returns u without its query.
+func shown(u *url.URL) string { return host(u) + u.EscapedPath() }
+
+// host returns u's scheme and host.
+func host(u *url.URL) string { return u.Scheme + "://" + u.Host }
