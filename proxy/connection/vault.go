@@ -1,0 +1,289 @@
+package connection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/proxy/upstream"
+)
+
+// Kind is the kind of the Store's map of sealed pull tokens, a field an upstream.
+const Kind cache.Kind = "connection"
+
+// Sources of credentials, as Info names them.
+const (
+	SourceEnvironment = "environment"
+	SourceFile        = "file"
+	SourceStore       = "store"
+	SourceNone        = "none" // anonymous
+)
+
+const (
+	freshFor    = time.Second      // for which what was read is used; so soon is a new token in force
+	staleFor    = 5 * time.Minute  // for which it still is when its source can't be read
+	readTimeout = 10 * time.Second // of one reading of the Store
+)
+
+// A Vault holds the pull tokens of all upstreams. Its fields are its configuration
+// and may not change once a method was called. All methods may be called
+// concurrently.
+type Vault struct {
+	Store cache.Store
+	// Key seals what is in the Store; see LoadKey.
+	Key Key
+	// Upstreams are the configured upstreams, by name. Credentials serves others too;
+	// List shows these, and those in the Store.
+	Upstreams []string
+	// Files names a folder or file with credentials, by upstream. Default nil, none.
+	Files map[string]string
+	// Getenv is asked for the environment's credentials. Default nil, os.Getenv.
+	Getenv func(string) string
+	// Now is the clock. Default nil, time.Now.
+	Now func() time.Time
+	// Log is told of changes, and of sources that can't be read. Default nil, nothing.
+	Log *slog.Logger
+
+	reads  singleflight.Group
+	mu     sync.Mutex // guards known and writes
+	known  map[string]reading
+	writes int // by Set and Remove; a reading that one overtook is not fresh
+}
+
+// A reading is the credentials in force for an upstream.
+type reading struct {
+	creds  upstream.Credentials
+	source string
+	set    time.Time // when they were stored, zero for other sources
+	at     time.Time // when they were last read well
+	tried  time.Time // when they were last tried to read
+	err    error     // of the last try
+}
+
+// record is what is sealed.
+type record struct {
+	Username string    `json:"username"`
+	Password string    `json:"password"`
+	Set      time.Time `json:"set"`
+}
+
+// Set stores credentials for an upstream, sealed, in place of any before. They are in
+// force in this process when Set returns, elsewhere a second later, unless the
+// environment or a file has credentials for that upstream.
+func (v *Vault) Set(ctx context.Context, name string, c upstream.Credentials) error {
+	if name == "" {
+		return errors.New("set connection: no upstream is named")
+	}
+	if err := check(c); err != nil {
+		return fmt.Errorf("set connection %s: %w", name, err)
+	}
+	plain, err := json.Marshal(record{c.Username, c.Password, v.now().UTC()})
+	if err != nil {
+		return fmt.Errorf("set connection %s: %w", name, err)
+	}
+	sealed, err := v.Key.seal(name, plain)
+	if err != nil {
+		return fmt.Errorf("set connection %s: %w", name, err)
+	}
+	defer v.forget(name)
+	if err := v.Store.PutField(ctx, storeKey(), name, sealed, 0); err != nil {
+		return fmt.Errorf("set connection %s: %w", name, err)
+	}
+	return nil
+}
+
+// Remove removes the stored credentials of an upstream; that there are none is no
+// error. What the environment or a file holds stays in force.
+func (v *Vault) Remove(ctx context.Context, name string) error {
+	defer v.forget(name)
+	if err := v.Store.DeleteField(ctx, storeKey(), name); err != nil {
+		return fmt.Errorf("remove connection %s: %w", name, err)
+	}
+	return nil
+}
+
+// Credentials returns the credentials in force for an upstream, anonymous where no
+// source has any. The sources are read at most once a second. One that can't be read
+// leaves the last credentials in force for five minutes; then, or where there were
+// none, it is an error.
+func (v *Vault) Credentials(ctx context.Context, name string) (upstream.Credentials, error) {
+	r, err := v.current(ctx, name)
+	return r.creds, err
+}
+
+// For returns Credentials for one upstream, as upstream.Registry takes it.
+func (v *Vault) For(name string) func(context.Context) (upstream.Credentials, error) {
+	return func(ctx context.Context) (upstream.Credentials, error) { return v.Credentials(ctx, name) }
+}
+
+// List describes the connection of each configured upstream and of each that is in
+// the Store, by name. An entry whose credentials can't be read has a Problem.
+func (v *Vault) List(ctx context.Context) ([]Info, error) {
+	stored, err := v.Store.Fields(ctx, storeKey())
+	if err != nil {
+		return nil, fmt.Errorf("list connections: %w", err)
+	}
+	names := slices.Concat(v.Upstreams, slices.Collect(maps.Keys(stored)), slices.Collect(maps.Keys(v.Files)))
+	slices.Sort(names)
+	list := []Info{}
+	for _, name := range slices.Compact(names) {
+		info, err := v.Info(ctx, name)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("list connections: %w", ctx.Err())
+		}
+		if err != nil {
+			info.Problem = err.Error()
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+// Info describes the connection in force for an upstream, as read now.
+func (v *Vault) Info(ctx context.Context, name string) (Info, error) {
+	v.forget(name)
+	r, err := v.current(ctx, name)
+	info := Describe(name, r.creds, v.now())
+	info.Source, info.Set = r.source, r.set
+	return info, err
+}
+
+// current returns the reading of an upstream, read anew when it is a second old.
+func (v *Vault) current(ctx context.Context, name string) (reading, error) {
+	v.mu.Lock()
+	r, ok := v.known[name]
+	v.mu.Unlock()
+	if ok && v.now().Sub(r.tried).Abs() < freshFor {
+		return r.usable(v.now())
+	}
+	flight := v.reads.DoChan(name, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		return v.refresh(ctx, name), nil
+	})
+	select {
+	case res := <-flight:
+		return res.Val.(reading).usable(v.now())
+	case <-ctx.Done():
+		return reading{source: SourceNone}, ctx.Err()
+	}
+}
+
+// usable returns r where its credentials may be used at now.
+func (r reading) usable(now time.Time) (reading, error) {
+	if r.err != nil && (r.at.IsZero() || now.Sub(r.at) > staleFor) {
+		return reading{source: r.source}, r.err
+	}
+	return r, nil
+}
+
+// refresh reads an upstream's sources and remembers what came of it.
+func (v *Vault) refresh(ctx context.Context, name string) reading {
+	v.mu.Lock()
+	old, had := v.known[name]
+	writes := v.writes
+	v.mu.Unlock()
+	creds, source, set, err := v.read(ctx, name)
+	now := v.now()
+	r := reading{creds: creds, source: source, set: set, at: now, tried: now}
+	if err != nil {
+		r = old
+		r.err, r.tried = err, now
+		if r.source == "" {
+			r.source = source
+		}
+		if old.err == nil && had {
+			v.log().Warn("credentials can't be read; the last ones stay in force for a while", "upstream", name, "source", source, "error", err)
+		}
+	} else if had && old.creds != creds {
+		v.log().Info("credentials changed", "upstream", name, "source", source, "username", creds.Username)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.known == nil {
+		v.known = map[string]reading{}
+	}
+	if v.writes != writes {
+		r.tried = time.Time{}
+	}
+	v.known[name] = r
+	return r
+}
+
+// read asks the sources of an upstream in their order.
+func (v *Vault) read(ctx context.Context, name string) (c upstream.Credentials, source string, set time.Time, err error) {
+	getenv := v.Getenv
+	if getenv == nil {
+		getenv = os.Getenv
+	}
+	if c, err = fromEnv(getenv, name); err != nil || !c.Anonymous() {
+		return c, SourceEnvironment, set, err
+	}
+	if path := v.Files[name]; path != "" {
+		c, err = fromFile(path, name)
+		return c, SourceFile, set, err
+	}
+	rec, err := v.stored(ctx, name)
+	if err != nil {
+		return c, SourceStore, set, fmt.Errorf("stored connection %s: %w", name, err)
+	}
+	if rec == nil {
+		return c, SourceNone, set, nil
+	}
+	return upstream.Credentials{Username: rec.Username, Password: rec.Password}, SourceStore, rec.Set, nil
+}
+
+// stored returns what is sealed for an upstream, nil where nothing is.
+func (v *Vault) stored(ctx context.Context, name string) (*record, error) {
+	fields, err := v.Store.Fields(ctx, storeKey())
+	if err != nil || fields[name] == nil {
+		return nil, err
+	}
+	plain, err := v.Key.unseal(name, fields[name])
+	if err != nil {
+		return nil, err
+	}
+	var rec record
+	if json.Unmarshal(plain, &rec) != nil { // its error could quote a password
+		return nil, errors.New("the stored record is damaged; set the connection again")
+	}
+	return &rec, nil
+}
+
+// forget has the next reading of an upstream ask its sources.
+func (v *Vault) forget(name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.writes++
+	if r, ok := v.known[name]; ok {
+		r.tried = time.Time{}
+		v.known[name] = r
+	}
+	v.reads.Forget(name) // a reading under way may have seen what was before
+}
+
+func storeKey() cache.Key { return cache.Name(Kind, "all") }
+
+func (v *Vault) now() time.Time {
+	if v.Now != nil {
+		return v.Now()
+	}
+	return time.Now()
+}
+
+func (v *Vault) log() *slog.Logger {
+	if v.Log != nil {
+		return v.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
