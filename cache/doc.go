@@ -38,12 +38,9 @@
 //	last        Name(repository, digest,       value: how it was last decided       60 B       30 days
 //	            caller)                        for that caller
 //	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever
-//	waiver      Name("all")                    map: waiver ID → waiver              1 KiB each its expiry is inside
-//	kill        Name("all")                    map: digest → who, why, when         200 B each for ever
-//	database    Name("active")                 value: checksum, build time          200 B      for ever
 //
 // A map is what several writers add to; a value has one author. A history has a
-// field for each fact (first seen, last allowed, last denied), so that two replicas
+// field for each fact (first seen, tags, last allowed), so that two replicas
 // that learn different facts at once lose neither. What is first seen is written
 // with PutNew: the first writer's date stays.
 //
