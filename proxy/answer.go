@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/auth"
+)
+
+// Answer says all there is to say about an image to a caller: the same that a pull
+// would be told. ref is written as for a pull, with or without the upstream's name;
+// platform (os/arch[/variant]) picks the child of an index. An image that was never
+// pulled is fetched and scanned; where that isn't done by the deadline the answer's
+// scan state is pending.
+func (g *Gateway) Answer(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Answer, error) {
+	rt, err := g.parseReference(ref)
+	if err != nil {
+		return policy.Answer{}, err
+	}
+	m, err := g.imageOf(ctx, rt, platform)
+	if err != nil {
+		return policy.Answer{}, err
+	}
+	s, err := g.stand(ctx, caller, rt.repo, m, high)
+	if err != nil {
+		return policy.Answer{}, err
+	}
+	if s.decision.ID == "" { // pending, or passed without a verdict in a mode that doesn't hold
+		p, err := g.pending(caller, rt.repo, m, s.pull)
+		if err != nil {
+			return policy.Answer{}, err
+		}
+		if s, err = g.await(ctx, caller, p, deadline); err != nil {
+			return policy.Answer{}, err
+		}
+	}
+	if s.pending() {
+		if s, err = g.timedOut(ctx, caller, rt.repo, m); err != nil {
+			return policy.Answer{}, err
+		}
+	}
+	return policy.NewAnswer(s.input, s.decision), nil
+}
+
+func (g *Gateway) pending(caller auth.Caller, repo Repo, m *manifest, p *pull) (*pull, error) {
+	if p != nil && p != notBegun {
+		return p, nil
+	}
+	return g.begin(caller, repo, m, false)
+}
+
+// parseReference reads [upstream/]repository[:tag][@digest].
+func (g *Gateway) parseReference(ref string) (route, error) {
+	bad := func(why string) error {
+		return &Error{Status: http.StatusBadRequest, Code: codeNameInvalid, Message: "image " + printable(ref, 200) + ": " + why}
+	}
+	if ref == "" {
+		return route{}, bad("name one, such as image=cgr.dev/chainguard/python:latest")
+	}
+	rt := route{resource: rManifest, reference: "latest"}
+	name, d, hasDigest := strings.Cut(ref, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name, rt.reference = name[:i], name[i+1:]
+		if !tagForm.MatchString(rt.reference) {
+			return route{}, bad("not a valid tag")
+		}
+	}
+	var err error
+	if hasDigest {
+		if rt.digest, err = parseDigest(d); err != nil {
+			return route{}, err
+		}
+		rt.reference = d
+	}
+	rt.repo, err = g.repo(name, "")
+	return rt, err
+}
+
+// imageOf returns the manifest that a pull of rt for a platform would run.
+func (g *Gateway) imageOf(ctx context.Context, rt route, platform string) (*manifest, error) {
+	d, err := g.resolve(ctx, rt)
+	if err != nil {
+		return nil, err
+	}
+	for range maxIndexDepth {
+		m, err := g.fetchManifest(ctx, rt.repo, d)
+		if err != nil || m.kind != kindIndex {
+			return m, err
+		}
+		var offered []string
+		if d, offered = childFor(m, platform); d == "" {
+			return nil, &Error{Status: http.StatusNotFound, Code: codeManifestUnknown,
+				Message: fmt.Sprintf("%s has no image for %s; it has %s", rt.repo, printable(platform, 40), strings.Join(offered, ", "))}
+		}
+	}
+	return nil, refuse("its indexes are nested too deeply")
+}
+
+func childFor(index *manifest, platform string) (found digest.Digest, offered []string) {
+	for _, c := range index.children {
+		if c.Platform == nil {
+			continue
+		}
+		p := policy.Platform(*c.Platform)
+		if p == platform || found == "" && strings.HasPrefix(p, platform+"/") {
+			found = c.Digest
+		}
+		offered = append(offered, printable(p, 40))
+	}
+	return found, offered
+}

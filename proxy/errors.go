@@ -1,0 +1,124 @@
+package proxy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/proxy/upstream"
+)
+
+// Error codes of the distribution specification ("Error Codes").
+const (
+	codeBlobUnknown     = "BLOB_UNKNOWN"
+	codeDenied          = "DENIED"
+	codeDigestInvalid   = "DIGEST_INVALID"
+	codeManifestUnknown = "MANIFEST_UNKNOWN"
+	codeManifestInvalid = "MANIFEST_INVALID"
+	codeNameInvalid     = "NAME_INVALID"
+	codeNameUnknown     = "NAME_UNKNOWN"
+	codeTooMany         = "TOOMANYREQUESTS"
+	codeUnauthorized    = "UNAUTHORIZED"
+	codeUnsupported     = "UNSUPPORTED"
+	codeUnavailable     = "UNAVAILABLE" // not in the list; distribution uses it for 5xx too
+)
+
+// An Error is an answer to a client in the registry's error JSON. Message is one
+// line for people and is what every client prints; Detail is for programs.
+type Error struct {
+	Status     int
+	Code       string
+	Message    string
+	Detail     any
+	RetryAfter time.Duration
+	Challenge  string // WWW-Authenticate, on 401
+	cause      error  // logged, never sent
+}
+
+func (e *Error) Error() string {
+	if e.cause != nil {
+		return fmt.Sprintf("%d %s: %s: %v", e.Status, e.Code, e.Message, e.cause)
+	}
+	return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message)
+}
+
+func (e *Error) Unwrap() error { return e.cause }
+
+// Write sends e. A HEAD has no body; clients that care repeat it as GET.
+func (e *Error) Write(w http.ResponseWriter) {
+	type body struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Detail  any    `json:"detail,omitempty"`
+	}
+	b, err := json.Marshal(map[string][]body{"errors": {{e.Code, e.Message, e.Detail}}})
+	if err != nil { // a Detail that can't be marshalled is our bug; the message still goes out
+		b, _ = json.Marshal(map[string][]body{"errors": {{Code: e.Code, Message: e.Message}}})
+	}
+	h := w.Header()
+	for _, k := range []string{"Content-Range", "ETag", "Docker-Content-Digest", "Accept-Ranges", "Last-Modified"} {
+		h.Del(k)
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	if e.Challenge != "" {
+		h.Set("WWW-Authenticate", e.Challenge)
+	}
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	}
+	w.WriteHeader(e.Status)
+	w.Write(b)
+}
+
+// fromUpstream turns an error of the upstream into the answer that a client can act
+// on. unknown is the code for "the upstream has no such thing".
+func fromUpstream(err error, what, unknown string) *Error {
+	switch {
+	case upstream.NotFound(err):
+		return &Error{Status: http.StatusNotFound, Code: unknown, Message: what + " is not known to the upstream registry", cause: err}
+	case upstream.Denied(err):
+		return &Error{Status: http.StatusForbidden, Code: codeDenied, cause: err,
+			Message: fmt.Sprintf("the upstream registry refuses %s to this gateway (%s); check its pull token with: sluice connection test", what, upstreamReason(err))}
+	}
+	e := &Error{Status: http.StatusBadGateway, Code: codeUnavailable, cause: err,
+		Message: fmt.Sprintf("the upstream registry can't be read for %s now (%s); try again", what, upstreamReason(err))}
+	var u *upstream.Error
+	if errors.As(err, &u) && u.Status == http.StatusTooManyRequests {
+		e.Status, e.Code, e.RetryAfter = http.StatusTooManyRequests, codeTooMany, max(u.RetryAfter, time.Second)
+	}
+	return e
+}
+
+// upstreamReason is what may be told of an upstream error: its status, and the code
+// and message that the registry itself gave.
+func upstreamReason(err error) string {
+	var u *upstream.Error
+	if !errors.As(err, &u) || u.Status == 0 {
+		return "no answer"
+	}
+	s := "HTTP " + strconv.Itoa(u.Status)
+	if u.Code != "" {
+		s += " " + u.Code
+	}
+	if u.Message != "" {
+		s += ": " + u.Message
+	}
+	return s
+}
+
+// Unauthorized is the answer to a request whose caller isn't known. Basic is what
+// every client can do, docker login included.
+func Unauthorized(err error) *Error {
+	var many *auth.TooManyError
+	if errors.As(err, &many) {
+		return &Error{Status: http.StatusTooManyRequests, Code: codeTooMany, RetryAfter: many.RetryAfter, cause: err,
+			Message: "too many failed logins from your address; try again later"}
+	}
+	return &Error{Status: http.StatusUnauthorized, Code: codeUnauthorized, Challenge: auth.Challenge, cause: err,
+		Message: "this gateway must know who is pulling; log in with: docker login"}
+}

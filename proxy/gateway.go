@@ -1,0 +1,195 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/spool"
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/proxy/upstream"
+	"github.com/sluicegate/sluice/scan"
+)
+
+// An Upstream is a registry that the gateway fronts.
+type Upstream struct {
+	Name     string // as it stands in image references: cgr.dev
+	Registry *upstream.Registry
+}
+
+// Gate holds the gate's constants. The zero value of each means its default, which
+// DefaultGate has with its reason.
+type Gate struct {
+	Strict          bool          // send no byte of a layer before the decision
+	ManifestWait    time.Duration // for a verdict, from the pull's start
+	HeaderWait      time.Duration // for a decision, before headers are sent
+	Drip            time.Duration // between bytes of a held response
+	HoldCap         time.Duration // without progress, before those who wait are told so
+	CutDelay        time.Duration // between a client's first held response that is cut and the others
+	TagTTL          time.Duration // before a tag is asked for again
+	StaleTags       time.Duration // that a tag serves while upstream can't be read
+	NegativeTTL     time.Duration // of "no such tag"
+	RelationTTL     time.Duration // of manifests and what they list, from last use
+	RetryAfter      time.Duration // before a pull that failed for no reason in the image is tried again
+	UpstreamTimeout time.Duration // for a manifest or a tag
+	Pulls           int           // images fetched and scanned at once
+	Queue           int           // images that may wait for that
+	Layers          int           // layers of an image fetched at once
+}
+
+// DefaultGate returns the constants that the gate runs with unless told otherwise.
+func DefaultGate() Gate {
+	return Gate{
+		ManifestWait:    2 * time.Second,  // most small images are done by then, and a 403 on the manifest is what every client shows
+		HeaderWait:      20 * time.Second, // containerd gives up on headers after 30 s
+		Drip:            5 * time.Second,  // CRI-O 1.29 gives up after 10 s without a byte
+		HoldCap:         4 * time.Minute,  // containerd's CRI gives up after 5 min without progress
+		CutDelay:        time.Second,      // a client opens its next blob in that time and reads the 403 there
+		TagTTL:          time.Minute,
+		StaleTags:       24 * time.Hour,
+		NegativeTTL:     30 * time.Second,
+		RelationTTL:     30 * 24 * time.Hour,
+		RetryAfter:      10 * time.Second,
+		UpstreamTimeout: 30 * time.Second,
+		Pulls:           4,
+		Queue:           1000,
+		Layers:          4,
+	}
+}
+
+// A Gateway is the pull half of the distribution API in front of registries. The
+// exported fields are its configuration and must not change once Start was called.
+type Gateway struct {
+	Upstreams []Upstream // the first is the default
+	Store     cache.Store
+	Blobs     *spool.Spool
+	Scanner   *scan.Scanner
+	Policy    *policy.Engine
+	Auth      *auth.Authenticator
+	Gate      Gate
+	Metrics   *Metrics
+	Log       *slog.Logger
+	Now       func() time.Time // nil: time.Now
+
+	ctx     context.Context // of pulls; ends when the gateway is closed for good
+	cancel  context.CancelFunc
+	queue   queue
+	flights singleflight.Group
+	noted   recent
+	running sync.WaitGroup // pulls
+
+	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
+	pulls  map[pullKey]*pull
+	news   chan struct{} // closed and replaced whenever a pull ends
+	closed bool
+}
+
+// Start makes g ready to serve. Close must be called in the end.
+func (g *Gateway) Start() error {
+	if len(g.Upstreams) == 0 {
+		return errors.New("no upstream registry is configured")
+	}
+	if g.Gate == (Gate{}) {
+		g.Gate = DefaultGate()
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.queue = queue{Running: g.Gate.Pulls, Waiting: g.Gate.Queue}
+	g.pulls = map[pullKey]*pull{}
+	g.news = make(chan struct{})
+	g.Metrics.watch(g)
+	return nil
+}
+
+// Close begins no more pulls and waits for those under way, at most until ctx ends;
+// then they are stopped.
+func (g *Gateway) Close(ctx context.Context) error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		g.running.Wait()
+		close(done)
+	}()
+	defer func() {
+		g.cancel()
+		<-done
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		running, waiting := g.queue.length()
+		return fmt.Errorf("stopped %d pulls under way and %d that waited: %w", running, waiting, ctx.Err())
+	}
+}
+
+// ServeHTTP answers /v2/….
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	err := g.serve(w, r)
+	if err == nil || r.Context().Err() != nil {
+		return
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Status: http.StatusInternalServerError, Code: codeUnavailable, Message: "the gateway failed; its log says why", cause: err}
+	}
+	switch {
+	case e.Status >= 500:
+		g.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", e)
+	default:
+		g.Log.Debug("request refused", "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", e)
+	}
+	e.Write(w)
+}
+
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) error {
+	caller, err := g.Auth.Caller(r)
+	if err != nil {
+		return Unauthorized(err)
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		return &Error{Status: http.StatusMethodNotAllowed, Code: codeUnsupported, Message: "this gateway only serves pulls; push to the registry itself"}
+	}
+	rt, err := g.parseRoute(r.URL)
+	if err != nil {
+		return err
+	}
+	switch rt.resource {
+	case rManifest:
+		return g.serveManifest(w, r, caller, rt)
+	case rBlob:
+		return g.serveBlob(w, r, caller, rt)
+	case rTags:
+		return g.serveTags(w, r, rt)
+	case rReferrers:
+		return g.serveReferrers(w, r, rt)
+	}
+	return writeJSON(w, "application/json", struct{}{})
+}
+
+func (g *Gateway) now() time.Time {
+	if g.Now != nil {
+		return g.Now()
+	}
+	return time.Now()
+}
+
+// newsChannel returns a channel that is closed when the next pull ends.
+func (g *Gateway) newsChannel() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.news
+}
+
+func isMiss(err error) bool { return errors.Is(err, cache.ErrNotExist) }

@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/scan"
+)
+
+// Metrics are the gateway's measurements. Their labels are bounded: none is taken
+// from a stranger.
+type Metrics struct {
+	registry      prometheus.Registerer
+	decisions     *prometheus.CounterVec
+	pulls         *prometheus.CounterVec
+	pullSeconds   prometheus.Histogram
+	holdSeconds   prometheus.Histogram
+	upstreamBytes *prometheus.CounterVec
+	requests      *prometheus.CounterVec
+	sentBytes     prometheus.Counter
+}
+
+// NewMetrics registers the gateway's metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	seconds := []float64{.01, .05, .1, .25, .5, 1, 2, 5, 10, 20, 40, 80, 160, 320}
+	m := &Metrics{
+		registry: r,
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_decisions_total",
+			Help: "Decisions on manifest requests, by upstream and outcome (allow, deny, warn, pending)."}, []string{"upstream", "outcome"}),
+		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_scans_total",
+			Help: "Images fetched and scanned, by state of the verdict and cause of its absence."}, []string{"state", "cause"}),
+		pullSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_scan_seconds",
+			Help: "Time from the first request of an unknown image to its verdict.", Buckets: seconds}),
+		holdSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_hold_seconds",
+			Help: "Time from the headers of a held blob to its decision.", Buckets: seconds}),
+		upstreamBytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_upstream_bytes_total",
+			Help: "Bytes of blobs fetched from upstream."}, []string{"upstream"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_requests_total",
+			Help: "Requests of the distribution API, by resource and status."}, []string{"resource", "status"}),
+		sentBytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_sent_bytes_total",
+			Help: "Bytes of bodies sent to clients."}),
+	}
+	r.MustRegister(m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	return m
+}
+
+// watch adds the gauges that are read off a running gateway.
+func (m *Metrics) watch(g *Gateway) {
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+	}
+	m.registry.MustRegister(
+		gauge("sluice_pulls_running", "Images being fetched and scanned now.", func() float64 { n, _ := g.queue.length(); return float64(n) }),
+		gauge("sluice_pulls_waiting", "Images that wait to be fetched and scanned.", func() float64 { _, n := g.queue.length(); return float64(n) }),
+		gauge("sluice_spool_used_bytes", "Bytes of blobs on disk.", func() float64 { return float64(g.Blobs.Usage().Committed) }),
+		gauge("sluice_spool_reserved_bytes", "Bytes of disk set aside for blobs on their way.", func() float64 { return float64(g.Blobs.Usage().Reserved) }),
+		gauge("sluice_spool_quota_bytes", "Bytes that blobs may take on disk.", func() float64 { return float64(g.Blobs.Usage().Quota) }),
+	)
+}
+
+// logPull writes the one line of a pull, with the decision for the caller who began it.
+func (g *Gateway) logPull(p *pull) {
+	took := g.now().Sub(p.started)
+	g.Metrics.pulls.WithLabelValues(string(p.verdict.Scan.State), string(p.verdict.Scan.Cause)).Inc()
+	g.Metrics.pullSeconds.Observe(took.Seconds())
+	attrs := []any{"image", p.repo.String() + "@" + p.m.Digest.String(), "caller", p.caller.Name,
+		"state", p.verdict.Scan.State, "packages", p.verdict.Scan.Packages, "findings", len(p.verdict.Findings),
+		"bytes", p.fetched.Load(), "took", took.Round(time.Millisecond)}
+	if p.verdict.Scan.Cause != scan.CauseNone {
+		attrs = append(attrs, "cause", p.verdict.Scan.Cause, "detail", p.verdict.Scan.Detail)
+	}
+	s, err := g.decide(g.ctx, p.caller, p.repo, p.m, p.verdict)
+	if err != nil {
+		g.Log.Error("pull", append(attrs, "error", err)...)
+		return
+	}
+	g.Log.Log(g.ctx, level(s), "pull", append(attrs, decisionAttrs(s)...)...)
+}
+
+// logDecision counts how a manifest request was decided, and logs it unless the
+// pull's own line will.
+func (g *Gateway) logDecision(caller auth.Caller, repo Repo, m *manifest, s standing) {
+	o := outcome(s)
+	g.Metrics.decisions.WithLabelValues(repo.Upstream, o).Inc()
+	if s.pending() || m.kind == kindArtifact || g.noted.fresh("log "+o+" "+caller.Name+" "+repo.String()+m.Digest.String(), g.now(), logRefresh) {
+		return
+	}
+	g.Log.Log(g.ctx, level(s), "decision", append([]any{"image", repo.String() + "@" + m.Digest.String(), "caller", caller.Name}, decisionAttrs(s)...)...)
+}
+
+// logRefresh spares a line for each of the requests that one pull makes.
+const logRefresh = 10 * time.Second
+
+func outcome(s standing) string {
+	switch {
+	case s.pending():
+		return "pending"
+	case s.blocked():
+		return "deny"
+	case !s.decision.Allow:
+		return string(s.decision.Mode)
+	}
+	return "allow"
+}
+
+func decisionAttrs(s standing) []any {
+	attrs := []any{"decision", outcome(s), "decision_id", s.decision.ID}
+	if !s.decision.Allow {
+		attrs = append(attrs, "reason", policy.Message(s.decision, s.input.Image, s.input.Findings))
+	}
+	return attrs
+}
+
+func level(s standing) slog.Level {
+	if !s.pending() && !s.decision.Allow {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}

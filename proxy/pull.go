@@ -1,0 +1,320 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/spool"
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/proxy/upstream"
+	"github.com/sluicegate/sluice/scan"
+)
+
+// A pull is one image on its way through, shared by all who ask for it. It fetches
+// the config and every layer by itself, since clients ask for a few at a time, or
+// for the config first and nothing else until they have it, or skip what they hold
+// already: a scan fed by them would wait for ever or see half.
+type pull struct {
+	repo    Repo
+	m       *manifest
+	caller  auth.Caller // who began it, for the log
+	started time.Time
+	ticket  *ticket
+
+	progress atomic.Int64  // Unix nanoseconds of the last byte that upstream sent
+	fetched  atomic.Int64  // bytes read of the image
+	done     chan struct{} // closed once verdict is set
+	verdict  *scan.Verdict // the one that all get who wait
+
+	mu  sync.Mutex           // guards cut
+	cut map[string]time.Time // client → when its first held response was cut
+}
+
+type pullKey struct {
+	repo   Repo
+	digest digest.Digest
+}
+
+// begin joins the pull of an image, or begins it. low is for requests that nobody
+// waits behind. It never blocks on the network.
+func (g *Gateway) begin(caller auth.Caller, repo Repo, m *manifest, low bool) (*pull, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	key := pullKey{repo, m.Digest}
+	if p := g.pulls[key]; p != nil {
+		if !low {
+			g.queue.hurry(p.ticket)
+		}
+		return p, nil
+	}
+	if g.closed {
+		return nil, &Error{Status: 503, Code: codeUnavailable, Message: "the gateway is shutting down; try again", RetryAfter: time.Second}
+	}
+	t, err := g.queue.enter(low)
+	if err != nil {
+		return nil, &Error{Status: 429, Code: codeTooMany, Message: "too many images wait to be scanned by this gateway; try again later", RetryAfter: 10 * time.Second, cause: err}
+	}
+	p := &pull{repo: repo, m: m, caller: caller, started: g.now(), ticket: t, done: make(chan struct{}), cut: map[string]time.Time{}}
+	p.progress.Store(p.started.UnixNano())
+	g.pulls[key] = p
+	g.running.Go(func() { g.run(p) })
+	return p, nil
+}
+
+// run carries a pull to its end. Its own context ends only with the gateway: no
+// client's hang-up stops it, and a hold that ran out leaves it running, so that the
+// next try is quick.
+func (g *Gateway) run(p *pull) {
+	ctx := g.ctx
+	v, err := g.scanned(ctx, p)
+	if err != nil {
+		v = causeVerdict(err)
+	}
+	_, stored := g.Scanner.Cached(ctx, p.m.Digest)
+	p.verdict = v
+	g.mu.Lock()
+	close(p.done)
+	close(g.news)
+	g.news = make(chan struct{})
+	if stored == nil {
+		delete(g.pulls, pullKey{p.repo, p.m.Digest})
+	} else {
+		// Not remembered: it may go better the next time. Kept for a while so that the
+		// client's other requests get the same answer, and nobody hammers upstream.
+		time.AfterFunc(g.Gate.RetryAfter, func() { g.drop(p) })
+	}
+	g.mu.Unlock()
+	g.logPull(p)
+}
+
+func (g *Gateway) drop(p *pull) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if key := (pullKey{p.repo, p.m.Digest}); g.pulls[key] == p {
+		delete(g.pulls, key)
+	}
+}
+
+// scanned returns the verdict on the image of p, by the shortest way there is.
+func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
+	if err := g.queue.wait(ctx, p.ticket); err != nil {
+		return nil, err
+	}
+	defer g.queue.leave()
+	p.touch(g.now())
+	v, err := g.Scanner.Known(ctx, p.m.Digest)
+	if err == nil || !errors.Is(err, cache.ErrNotExist) {
+		return v, err
+	}
+	return g.fetchAndScan(ctx, p)
+}
+
+// fetchAndScan brings config and layers into the spool and through the stream guard,
+// side by side, and has them catalogued and matched.
+func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, error) {
+	var total int64
+	for _, d := range p.m.descriptors() {
+		total += d.Size
+	}
+	res, err := g.Blobs.Reserve(total)
+	if err != nil {
+		return nil, fmt.Errorf("keep %d bytes of %s: %w", total, p.repo, err)
+	}
+	defer res.Release()
+	config, err := g.fetchConfig(ctx, p, res)
+	if err != nil {
+		return nil, err
+	}
+	sc, err := g.Scanner.Begin(ctx, scan.Image{
+		Reference: p.repo.String() + "@" + p.m.Digest.String(),
+		Digest:    p.m.Digest,
+		MediaType: p.m.MediaType,
+		Manifest:  p.m.Body,
+		Config:    config,
+		Layers:    p.m.layers,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer sc.Close()
+	layers, layersCtx := errgroup.WithContext(ctx)
+	layers.SetLimit(g.Gate.Layers)
+	for i, desc := range p.m.layers {
+		if !sc.Needs(i) {
+			continue
+		}
+		layers.Go(func() error { return g.scanLayer(layersCtx, p, sc, i, desc, res) })
+	}
+	if err := layers.Wait(); err != nil {
+		return nil, err
+	}
+	return sc.Finish(ctx)
+}
+
+func (g *Gateway) scanLayer(ctx context.Context, p *pull, sc *scan.Scan, i int, desc ocispec.Descriptor, res *spool.Reservation) error {
+	blob, err := g.fetchBlob(p.repo, desc, res)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	r := blob.NewReader(ctx)
+	defer r.Close()
+	return sc.Layer(ctx, i, progressReader{r, p, g.now})
+}
+
+// fetchConfig returns an image's config, verified, and remembers it.
+func (g *Gateway) fetchConfig(ctx context.Context, p *pull, res *spool.Reservation) ([]byte, error) {
+	desc := p.m.config
+	key := cache.Name(kindConfig, desc.Digest.String())
+	if b, err := g.Store.Get(ctx, key); err == nil {
+		return b, nil
+	} else if !errors.Is(err, cache.ErrNotExist) {
+		return nil, storeDown(err)
+	}
+	if desc.Size > maxConfig {
+		return nil, &limitError{fmt.Sprintf("its config declares %d bytes, more than %d", desc.Size, maxConfig)}
+	}
+	blob, err := g.fetchBlob(p.repo, desc, res)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	r := blob.NewReader(ctx)
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(progressReader{r, p, g.now}, maxConfig+1))
+	if err != nil {
+		return nil, err
+	}
+	return b, g.Store.Put(ctx, key, b, g.Gate.RelationTTL)
+}
+
+// fetchBlob returns a blob of the spool, which begins to fetch it from upstream where
+// it isn't there or on its way. One fetch serves everybody.
+func (g *Gateway) fetchBlob(repo Repo, desc ocispec.Descriptor, res *spool.Reservation) (*spool.Blob, error) {
+	registry := g.upstream(repo.Upstream).Registry
+	return g.Blobs.Fetch(desc.Digest, desc.Size, res, func(ctx context.Context, w io.Writer) error {
+		body, err := registry.Blob(ctx, repo.Name, desc)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, make([]byte, copyBuffer))
+		g.Metrics.upstreamBytes.WithLabelValues(repo.Upstream).Add(float64(n))
+		return err
+	})
+}
+
+const copyBuffer = 256 << 10 // bytes; large enough that system calls don't count, small enough for a hundred clients
+
+// touch notes that upstream sent something of the image.
+func (p *pull) touch(now time.Time) { p.progress.Store(now.UnixNano()) }
+
+// overdue reports whether nothing came of the image for so long that those who wait
+// for it are told so.
+func (p *pull) overdue(now time.Time, limit time.Duration) bool {
+	return now.Sub(time.Unix(0, p.progress.Load())) > limit
+}
+
+// firstCut reports whether client has no held response of p cut yet, and notes it.
+func (p *pull) firstCut(client string, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.cut[client]; ok {
+		return false
+	}
+	p.cut[client] = now
+	return true
+}
+
+// finished returns the verdict of p, or nil while there is none.
+func (p *pull) finished() *scan.Verdict {
+	select {
+	case <-p.done:
+		return p.verdict
+	default:
+		return nil
+	}
+}
+
+// A progressReader notes on the pull that bytes of its image came.
+type progressReader struct {
+	r   io.Reader
+	p   *pull
+	now func() time.Time
+}
+
+func (r progressReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	if n > 0 {
+		r.p.touch(r.now())
+		r.p.fetched.Add(int64(n))
+	}
+	return n, err
+}
+
+// A limitError says that an image is past a bound.
+type limitError struct{ what string }
+
+func (e *limitError) Error() string { return e.what }
+
+// causeVerdict is the verdict that there is none, and why. It is never remembered.
+func causeVerdict(err error) *scan.Verdict {
+	v := &scan.Verdict{
+		Scan:     scan.Summary{State: scan.Failed, Coverage: scan.Coverage{Problems: []scan.Problem{}}},
+		Findings: []scan.Finding{},
+	}
+	var limit *limitError
+	var up *upstream.Error
+	var e *Error
+	switch {
+	case errors.As(err, &limit):
+		v.Scan.State, v.Scan.Cause, v.Scan.Detail = scan.Limit, scan.CauseScanLimit, limit.what
+	case errors.Is(err, errStoreDown):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseStoreDown, "the store that remembers verdicts can't be read"
+	case errors.Is(err, spool.ErrFull):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, "the gateway's disk has no room for it; its operator can raise spool quotas"
+	case errors.Is(err, scan.ErrDatabaseMissing):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseDBMissing, "no vulnerability database is loaded yet"
+	case errors.Is(err, scan.ErrDatabaseStale):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseDBStale, "the vulnerability database is too old"
+	case errors.Is(err, upstream.ErrContent):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, "upstream served something else than the manifest names: "+printable(err.Error(), 200)
+	case errors.As(err, &up):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseUpstreamDown, "upstream failed while the image was fetched ("+upstreamReason(err)+")"
+	case errors.As(err, &e):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, e.Message
+	case errors.Is(err, context.Canceled):
+		v.Scan.Cause, v.Scan.Detail = scan.CauseScanTimeout, "the gateway was stopped while it was scanned"
+	default:
+		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, printable(err.Error(), 200)
+	}
+	return v
+}
+
+// unsupported is the verdict on what no runtime would run.
+func unsupported() *scan.Verdict {
+	return &scan.Verdict{
+		Scan:     scan.Summary{State: scan.Unsupported, Coverage: scan.Coverage{DistroKnown: true, Problems: []scan.Problem{}}},
+		Findings: []scan.Finding{},
+	}
+}
+
+// errStoreDown marks an error of the Store.
+var errStoreDown = errors.New("store down")
+
+// storeDown wraps an error of the Store so that policy and clients learn its cause.
+func storeDown(err error) error {
+	return &Error{Status: 503, Code: codeUnavailable, RetryAfter: 5 * time.Second,
+		Message: "the gateway can't read or write its store now, and serves nothing that it can't check; try again, or tell its operator",
+		cause:   fmt.Errorf("%w: %w", errStoreDown, err)}
+}

@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/proxy/upstream"
+)
+
+// A tagRecord is where a tag pointed when upstream was last asked.
+type tagRecord struct {
+	Digest digest.Digest `json:"digest,omitempty"` // empty: upstream said 404
+	At     time.Time     `json:"at"`
+}
+
+// resolve turns the reference of a request into a digest. A tag is asked for
+// upstream by HEAD once its TTL has passed; what is remembered serves longer only
+// while upstream can't be read (network, 5xx, 429): a tag that upstream says is
+// gone or refused is not served from memory.
+func (g *Gateway) resolve(ctx context.Context, rt route) (digest.Digest, error) {
+	if rt.digest != "" {
+		return rt.digest, nil
+	}
+	key := cache.Name(kindTag, rt.repo.String(), rt.reference)
+	rec, known, err := g.tag(ctx, key)
+	if err != nil {
+		return "", storeDown(err)
+	}
+	age := g.now().Sub(rec.At)
+	if known && rec.Digest != "" && age < g.Gate.TagTTL {
+		return rec.Digest, nil
+	}
+	if known && rec.Digest == "" && age < g.Gate.NegativeTTL {
+		return "", unknownManifest(rt, nil)
+	}
+	d, err, _ := g.flights.Do("resolve "+key.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Gate.UpstreamTimeout)
+		defer cancel()
+		return g.resolveUpstream(ctx, rt, key)
+	})
+	if err == nil {
+		return d.(digest.Digest), nil
+	}
+	if known && rec.Digest != "" && age < g.Gate.StaleTags && upstream.Unavailable(err) {
+		g.Log.Warn("tag served from memory: upstream can't be read", "repository", rt.repo, "tag", rt.reference, "age", age.Round(time.Second), "error", err)
+		return rec.Digest, nil
+	}
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return "", e
+	}
+	return "", fromUpstream(err, rt.repo.String()+":"+rt.reference, codeManifestUnknown)
+}
+
+func (g *Gateway) resolveUpstream(ctx context.Context, rt route, key cache.Key) (digest.Digest, error) {
+	desc, err := g.upstream(rt.repo.Upstream).Registry.Resolve(ctx, rt.repo.Name, rt.reference)
+	if upstream.NotFound(err) {
+		if err := g.putTag(ctx, key, tagRecord{At: g.now()}); err != nil {
+			return "", storeDown(err)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := g.putTag(ctx, key, tagRecord{Digest: desc.Digest, At: g.now()}); err != nil {
+		return "", storeDown(err)
+	}
+	if err := g.noteTag(ctx, rt.repo, desc.Digest, rt.reference); err != nil {
+		return "", storeDown(err)
+	}
+	return desc.Digest, nil
+}
+
+func (g *Gateway) tag(ctx context.Context, key cache.Key) (rec tagRecord, known bool, err error) {
+	b, err := g.Store.Get(ctx, key)
+	if errors.Is(err, cache.ErrNotExist) {
+		return rec, false, nil
+	}
+	if err != nil {
+		return rec, false, err
+	}
+	return rec, true, json.Unmarshal(b, &rec)
+}
+
+func (g *Gateway) putTag(ctx context.Context, key cache.Key, rec tagRecord) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return g.Store.Put(ctx, key, b, max(g.Gate.StaleTags, g.Gate.TagTTL, g.Gate.NegativeTTL)+time.Minute)
+}
+
+func unknownManifest(rt route, cause error) *Error {
+	return &Error{Status: 404, Code: codeManifestUnknown, Message: rt.repo.String() + ":" + rt.reference + " is not known to the upstream registry", cause: cause}
+}
+
+// fetchManifest returns a manifest by digest: as remembered for the repository, else
+// from upstream, verified, and remembered with all its relations before it returns.
+func (g *Gateway) fetchManifest(ctx context.Context, repo Repo, d digest.Digest) (*manifest, error) {
+	m, err := g.storedManifest(ctx, repo, d)
+	if err == nil {
+		if err := g.remember(ctx, repo, m); err != nil {
+			return nil, storeDown(err)
+		}
+		return m, nil
+	}
+	if !errors.Is(err, cache.ErrNotExist) {
+		return nil, storeDown(err)
+	}
+	v, err, _ := g.flights.Do("manifest "+repo.String()+"@"+d.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Gate.UpstreamTimeout)
+		defer cancel()
+		return g.fetchManifestUpstream(ctx, repo, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*manifest), nil
+}
+
+func (g *Gateway) fetchManifestUpstream(ctx context.Context, repo Repo, d digest.Digest) (*manifest, error) {
+	got, err := g.upstream(repo.Upstream).Registry.Manifest(ctx, repo.Name, d.String())
+	if err != nil {
+		return nil, fromUpstream(err, repo.String()+"@"+d.String(), codeManifestUnknown)
+	}
+	m, err := parseManifest(got.MediaType, d, got.Body)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.remember(ctx, repo, m); err != nil {
+		return nil, storeDown(err)
+	}
+	return m, nil
+}

@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	_ "crypto/sha256" // the digest algorithms that repositories use
+	_ "crypto/sha512"
+	"github.com/opencontainers/go-digest"
+)
+
+// Distribution specification, "Pulling manifests": the form of names and tags.
+var (
+	nameForm = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagForm  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+)
+
+const maxName = 255 // bytes; what registries accept for host and name together
+
+// A Repo is a repository of an upstream.
+type Repo struct {
+	Upstream string // configured name, such as cgr.dev
+	Name     string // acme/web
+}
+
+// String returns the repository as people write it: cgr.dev/acme/web.
+func (r Repo) String() string { return r.Upstream + "/" + r.Name }
+
+type resource string
+
+const (
+	rPing      resource = "ping"
+	rManifest  resource = "manifest"
+	rBlob      resource = "blob"
+	rTags      resource = "tags"
+	rReferrers resource = "referrers"
+)
+
+// A route is what a request of the distribution API asks for.
+type route struct {
+	resource  resource
+	repo      Repo
+	reference string        // tag or digest, of a manifest
+	digest    digest.Digest // of a blob, of a referrers' subject, of a manifest asked for by digest
+}
+
+// parseRoute reads a request for /v2/…. The upstream is ?ns=, else a first path
+// element that is a configured upstream's name, else the default one. Only
+// configured names count as hosts, since Chainguard organisations look like host
+// names, and so that the gateway is no open relay.
+func (g *Gateway) parseRoute(u *url.URL) (route, error) {
+	path := strings.TrimPrefix(u.Path, "/v2")
+	if path == "" || path == "/" {
+		return route{resource: rPing}, nil
+	}
+	path = strings.TrimPrefix(path, "/")
+	rt, name, err := splitPath(path)
+	if err != nil {
+		return route{}, err
+	}
+	if rt.repo, err = g.repo(name, u.Query().Get("ns")); err != nil {
+		return route{}, err
+	}
+	return rt, nil
+}
+
+func splitPath(path string) (route, string, error) {
+	unknown := &Error{Status: http.StatusNotFound, Code: codeUnsupported, Message: "no such path in the registry API: /v2/" + printable(path, 200)}
+	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
+		return route{resource: rTags}, name, nil
+	}
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return route{}, "", unknown
+	}
+	last := path[i+1:]
+	j := strings.LastIndexByte(path[:i], '/')
+	if j < 0 {
+		return route{}, "", unknown
+	}
+	name, kind := path[:j], path[j+1:i]
+	switch kind {
+	case "manifests":
+		rt, err := manifestRoute(last)
+		return rt, name, err
+	case "blobs", "referrers":
+		d, err := parseDigest(last)
+		if err != nil {
+			return route{}, "", err
+		}
+		if kind == "blobs" {
+			return route{resource: rBlob, digest: d}, name, nil
+		}
+		return route{resource: rReferrers, digest: d}, name, nil
+	}
+	return route{}, "", unknown
+}
+
+func manifestRoute(ref string) (route, error) {
+	if strings.Contains(ref, ":") {
+		d, err := parseDigest(ref)
+		return route{resource: rManifest, reference: ref, digest: d}, err
+	}
+	if !tagForm.MatchString(ref) {
+		return route{}, &Error{Status: http.StatusNotFound, Code: codeManifestUnknown, Message: "not a valid tag: " + printable(ref, 130)}
+	}
+	return route{resource: rManifest, reference: ref}, nil
+}
+
+func parseDigest(s string) (digest.Digest, error) {
+	d := digest.Digest(s)
+	if err := d.Validate(); err != nil || (d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512) {
+		return "", &Error{Status: http.StatusBadRequest, Code: codeDigestInvalid,
+			Message: "not a sha256 or sha512 digest: " + printable(s, 140)}
+	}
+	return d, nil
+}
+
+// repo finds the upstream of a name and checks the name's form.
+func (g *Gateway) repo(name, ns string) (Repo, error) {
+	repo := Repo{Upstream: g.Upstreams[0].Name, Name: name}
+	switch first, rest, ok := strings.Cut(name, "/"); {
+	case ns != "":
+		if g.upstream(ns) == nil {
+			return Repo{}, &Error{Status: http.StatusForbidden, Code: codeDenied,
+				Message: "this gateway does not front " + printable(ns, 100) + "; its operator can add it under upstreams"}
+		}
+		repo.Upstream = ns
+	case ok && g.upstream(first) != nil:
+		repo = Repo{Upstream: first, Name: rest}
+	}
+	if len(repo.Name) > maxName || !nameForm.MatchString(repo.Name) {
+		return Repo{}, &Error{Status: http.StatusBadRequest, Code: codeNameInvalid, Message: "not a valid repository name: " + printable(repo.Name, 100)}
+	}
+	return repo, nil
+}
+
+// upstream returns the configured upstream of that name, nil where there is none.
+func (g *Gateway) upstream(name string) *Upstream {
+	for i := range g.Upstreams {
+		if g.Upstreams[i].Name == name {
+			return &g.Upstreams[i]
+		}
+	}
+	return nil
+}
+
+// printable makes a stranger's text fit for one line of an error: ASCII, at most n bytes.
+func printable(s string, n int) string {
+	if len(s) > n {
+		s = s[:n] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,171 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/scan"
+)
+
+// A standing is where an image stands for a caller: decided, or pending on a pull.
+type standing struct {
+	pull     *pull // set while there is no decision
+	decision policy.Decision
+	input    policy.Input // what the decision was made from
+	runnable bool         // false where the verdict is that nothing would run
+}
+
+func (s standing) pending() bool { return s.pull != nil }
+func (s standing) blocked() bool { return s.pull == nil && s.decision.Blocks() }
+
+// denial is the answer to a caller for whom the image is blocked.
+func (s standing) denial() *Error {
+	return &Error{Status: 403, Code: codeDenied,
+		Message: policy.Message(s.decision, s.input.Image, s.input.Findings),
+		Detail:  policy.Detail(s.decision, s.input.Image, s.input.Findings)}
+}
+
+// How hard to try for a verdict that is missing.
+type urgency int
+
+const (
+	look urgency = iota // only look whether there is one, or a pull under way
+	low                 // begin a pull that comes last
+	high                // begin a pull, somebody waits
+)
+
+// stand returns where m stands for a caller. The order matters: the kill list holds
+// in every mode and needs nothing else; then the mode; then what is remembered.
+func (g *Gateway) stand(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, u urgency) (standing, error) {
+	parents, err := g.parents(ctx, repo, m.Digest)
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	if _, killed := g.Policy.Killed(append(parents, m.Digest.String())...); killed {
+		return g.decide(ctx, caller, repo, m, unsupported())
+	}
+	if g.Policy.Mode(repo.Upstream, repo.Name) == policy.Off || m.kind == kindArtifact {
+		return g.decide(ctx, caller, repo, m, unsupported())
+	}
+	v, err := g.cached(ctx, m.Digest)
+	if err == nil {
+		return g.decide(ctx, caller, repo, m, v)
+	}
+	if !errors.Is(err, cache.ErrNotExist) {
+		return g.decide(ctx, caller, repo, m, causeVerdict(err))
+	}
+	return g.standPending(ctx, caller, repo, m, u)
+}
+
+// standPending is stand for an image without a verdict.
+func (g *Gateway) standPending(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, u urgency) (standing, error) {
+	p := g.pullOf(repo, m.Digest)
+	if p == nil && u != look {
+		var err error
+		if p, err = g.begin(caller, repo, m, u == low); err != nil {
+			return standing{}, err
+		}
+	}
+	if p == nil {
+		return standing{pull: notBegun}, nil
+	}
+	if v := p.finished(); v != nil {
+		return g.decide(ctx, caller, repo, m, v)
+	}
+	if mode := g.Policy.Mode(repo.Upstream, repo.Name); mode != policy.Enforce {
+		return standing{decision: policy.Decision{Allow: true, Mode: mode}, runnable: true}, nil
+	}
+	return g.standRematch(ctx, caller, p)
+}
+
+// notBegun stands for the pull of an image that nobody has begun.
+var notBegun = &pull{done: make(chan struct{})}
+
+// rematchGrace is how long an image that was last allowed stays allowed while it is
+// matched against a new database: long enough for a fleet to be matched again, short
+// enough that a new advisory acts within the hour.
+const rematchGrace = 15 * time.Minute
+
+// standRematch is where an image stands whose verdict is missing only because the
+// database is new: one that was last denied stays denied, one last allowed stays
+// allowed for a while, and the rest waits.
+func (g *Gateway) standRematch(ctx context.Context, caller auth.Caller, p *pull) (standing, error) {
+	if !g.Scanner.Catalogued(ctx, p.m.Digest) {
+		return standing{pull: p}, nil
+	}
+	last, ok, err := g.lastDecision(ctx, caller, p.repo, p.m.Digest)
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	if ok && last.Allow && g.now().Sub(p.started) < rematchGrace && g.now().Sub(last.At) < g.Gate.StaleTags {
+		return standing{decision: policy.Decision{Allow: true, Mode: policy.Enforce}, runnable: true}, nil
+	}
+	return standing{pull: p}, nil
+}
+
+// decide forms the opinion about a caller and an image from its verdict, and writes
+// down how it went.
+func (g *Gateway) decide(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, v *scan.Verdict) (standing, error) {
+	in, err := g.input(ctx, caller, repo, m, v)
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	s := standing{input: in, runnable: v.Scan.State != scan.Unsupported}
+	s.decision = g.Policy.Decide(ctx, in)
+	if v.Scan.Cause == scan.CauseNone {
+		if err := g.noteDecision(ctx, caller, repo, m.Digest, !s.decision.Blocks()); err != nil {
+			return standing{}, storeDown(err)
+		}
+	}
+	return s, nil
+}
+
+// timedOut decides for a caller who has waited for p as long as anyone should. The
+// scan goes on, so that the next try is quick.
+func (g *Gateway) timedOut(ctx context.Context, caller auth.Caller, repo Repo, m *manifest) (standing, error) {
+	v := &scan.Verdict{
+		Scan: scan.Summary{State: scan.Pending, Cause: scan.CauseScanTimeout, Detail: "it is still being scanned; try again in a minute",
+			Coverage: scan.Coverage{Problems: []scan.Problem{}}},
+		Findings: []scan.Finding{},
+	}
+	return g.decide(ctx, caller, repo, m, v)
+}
+
+// cached returns the verdict that stands for today's database.
+func (g *Gateway) cached(ctx context.Context, d digest.Digest) (*scan.Verdict, error) {
+	v, err := g.Scanner.Cached(ctx, d)
+	if err == nil || errors.Is(err, cache.ErrNotExist) {
+		return v, err
+	}
+	if errors.Is(err, scan.ErrDatabaseMissing) || errors.Is(err, scan.ErrDatabaseStale) {
+		return nil, err
+	}
+	return nil, storeDown(err)
+}
+
+// await waits until p has its verdict, at most until deadline, and returns where its
+// image stands then. Past the deadline it is still pending.
+func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadline time.Time) (standing, error) {
+	t := time.NewTimer(deadline.Sub(g.now()))
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return g.decide(ctx, caller, p.repo, p.m, p.verdict)
+	case <-t.C:
+		return standing{pull: p}, nil
+	case <-ctx.Done():
+		return standing{}, ctx.Err()
+	}
+}
+
+func (g *Gateway) pullOf(repo Repo, d digest.Digest) *pull {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pulls[pullKey{repo, d}]
+}
