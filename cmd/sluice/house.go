@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/disk"
+	"github.com/sluicegate/sluice/cache/redis"
+	"github.com/sluicegate/sluice/cache/spool"
+	"github.com/sluicegate/sluice/configs"
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy"
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/proxy/connection"
+	"github.com/sluicegate/sluice/proxy/upstream"
+	"github.com/sluicegate/sluice/scan"
+	"github.com/sluicegate/sluice/scan/layer"
+	"github.com/sluicegate/sluice/scan/vuln"
+	"github.com/sluicegate/sluice/scan/worker"
+)
+
+// A house is a gateway and everything in it, wired. Fields are in the order in which
+// they are built; close takes them down in the other.
+type house struct {
+	config      configs.Config
+	log         *slog.Logger
+	metrics     *prometheus.Registry
+	store       cache.Store
+	blobs       *spool.Spool
+	layers      *spool.Spool
+	databases   *vuln.Databases
+	workers     *worker.Pool
+	scanner     *scan.Scanner
+	policy      *policy.Engine
+	connections *connection.Vault
+	auth        *auth.Authenticator
+	gateway     *proxy.Gateway
+
+	warm    atomic.Pointer[string] // "" once a worker is warm, else why none is
+	closers []func() error
+}
+
+// load returns the configuration that the flags name, with the machine's defaults.
+func (g *global) load() (configs.Config, error) {
+	c := configs.Default()
+	if g.config != "" {
+		var err error
+		if c, err = configs.Load(g.config); err != nil {
+			return c, &exitError{exitUsage, err}
+		}
+	}
+	if g.state != "" {
+		c.StateDir = g.state
+	}
+	c, err := c.Resolve(os.Getenv)
+	if err != nil {
+		return c, &exitError{exitUsage, fmt.Errorf("configuration %s:\n%w", g.config, err)}
+	}
+	return c, nil
+}
+
+// build wires a gateway. On an error what was built is taken down again.
+func build(ctx context.Context, c configs.Config, log *slog.Logger) (_ *house, err error) {
+	h := &house{config: c, log: log, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state_dir: %w; set it to a folder that may be written", err)
+	}
+	if h.store, err = openStore(ctx, c); err != nil {
+		return nil, err
+	}
+	h.closers = append(h.closers, h.store.Close)
+	if err := h.openSpools(); err != nil {
+		return nil, err
+	}
+	if err := h.openScanner(); err != nil {
+		return nil, err
+	}
+	if err := h.openPolicy(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.openConnections(); err != nil {
+		return nil, err
+	}
+	return h, h.openGateway()
+}
+
+// close takes the house down and returns what went wrong with that.
+func (h *house) close() error {
+	var errs []error
+	for i := len(h.closers) - 1; i >= 0; i-- {
+		errs = append(errs, h.closers[i]())
+	}
+	h.closers = nil
+	return errors.Join(errs...)
+}
+
+func openStore(ctx context.Context, c configs.Config) (cache.Store, error) {
+	if c.Store == "" {
+		return disk.Open(filepath.Join(c.StateDir, "store.db"))
+	}
+	return redis.Open(ctx, redis.Config{URL: c.Store, Password: os.Getenv(configs.EnvRedisPassword)})
+}
+
+func (h *house) openSpools() (err error) {
+	c := h.config.Spool
+	if h.blobs, err = spool.Open(filepath.Join(c.Dir, "blobs"), int64(c.BlobsQuota)); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, h.blobs.Close)
+	if h.layers, err = spool.Open(filepath.Join(c.Dir, "layers"), int64(c.LayersQuota)); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, h.layers.Close)
+	return nil
+}
+
+func openDatabases(c configs.Config, log *slog.Logger) *vuln.Databases {
+	maxAge := c.Database.MaxAge
+	if maxAge == 0 { // no limit
+		maxAge = 100 * 365 * 24 * time.Hour
+	}
+	return &vuln.Databases{
+		Root:     filepath.Join(c.StateDir, "db"),
+		URL:      c.Database.URL,
+		CACert:   c.Database.CAFile,
+		MaxAge:   maxAge,
+		Interval: c.Database.UpdateEvery,
+		Offline:  c.Database.UpdateEvery == 0,
+		Log:      log,
+	}
+}
+
+func (h *house) openScanner() error {
+	c := h.config
+	h.databases = openDatabases(c, h.log)
+	var err error
+	if h.workers, err = newWorkers(c, h.log); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, h.workers.Close)
+	h.scanner = &scan.Scanner{
+		Store:      h.store,
+		Layers:     h.layers,
+		Engine:     h.workers,
+		Database:   h.databases.Current,
+		Limits:     layerLimits(c.Scan.Limits),
+		ImageBytes: int64(c.Scan.Limits.ImageUncompressed),
+		Timeout:    c.Scan.Timeout,
+		Log:        h.log,
+	}
+	h.closers = append(h.closers, h.scanner.Close)
+	return nil
+}
+
+func layerLimits(c configs.Limits) layer.Limits {
+	l := layer.DefaultLimits()
+	l.Compressed = int64(c.LayerCompressed)
+	l.Uncompressed = int64(c.LayerUncompressed)
+	l.Entries = c.LayerEntries
+	l.Ratio = int64(c.Ratio)
+	return l
+}
+
+func (h *house) openPolicy(ctx context.Context) (err error) {
+	c := h.config.Policy
+	h.policy, err = policy.Open(ctx, policy.Config{
+		Dir: c.Dir, Mode: policy.Mode(h.config.Gate.Mode), WaiverFile: c.WaiverFile, KillFile: c.KillFile, Log: h.log,
+	})
+	return err
+}
+
+func (h *house) openConnections() (err error) {
+	h.connections, err = openVault(h.config, h.store, h.log)
+	return err
+}
+
+// openVault returns the pull tokens of all upstreams: those of the environment, of
+// mounted files, and of the store.
+func openVault(c configs.Config, store cache.Store, log *slog.Logger) (*connection.Vault, error) {
+	key, err := connection.LoadKey(c.SealKeyFile, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	v := &connection.Vault{Store: store, Key: key, Files: map[string]string{}, Log: log}
+	for _, u := range c.Upstreams {
+		v.Upstreams = append(v.Upstreams, u.Name)
+		if u.CredentialsDir != "" {
+			v.Files[u.Name] = u.CredentialsDir
+		}
+	}
+	return v, nil
+}
+
+func (h *house) openGateway() error {
+	c := h.config
+	h.auth = &auth.Authenticator{
+		Anonymous: c.AllowAnonymous || c.Auth.HtpasswdFile == "" && configs.Loopback(c.Listen),
+		Htpasswd:  c.Auth.HtpasswdFile,
+		Log:       h.log,
+	}
+	if err := h.auth.Load(); err != nil {
+		return err
+	}
+	h.gateway = &proxy.Gateway{
+		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policy, Auth: h.auth,
+		Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
+	}
+	for _, u := range c.Upstreams {
+		r, err := h.registry(u)
+		if err != nil {
+			return err
+		}
+		up := proxy.Upstream{Name: u.Name, Registry: r}
+		if u.Name == c.DefaultUpstream {
+			h.gateway.Upstreams = append([]proxy.Upstream{up}, h.gateway.Upstreams...)
+		} else {
+			h.gateway.Upstreams = append(h.gateway.Upstreams, up)
+		}
+	}
+	if err := h.gateway.Start(); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), c.Gate.Drain)
+		defer cancel()
+		return h.gateway.Close(ctx)
+	})
+	return nil
+}
+
+func gateOf(c configs.Gate) proxy.Gate {
+	g := proxy.DefaultGate()
+	g.Strict = c.Strict
+	g.ManifestWait, g.HeaderWait, g.Drip, g.HoldCap = c.ManifestWait, c.HeaderWait, c.Drip, c.HoldCap
+	g.TagTTL, g.StaleTags, g.NegativeTTL, g.RelationTTL = c.TagTTL, c.StaleTags, c.NegativeTTL, c.RelationTTL
+	g.Pulls = c.Pulls
+	return g
+}
+
+// registry returns the reader of an upstream, with the pull token in force for it.
+func (h *house) registry(u configs.Upstream) (*upstream.Registry, error) {
+	r := newRegistry(u, h.log)
+	var err error
+	if r.RootCAs, err = authorities(u); err != nil {
+		return nil, err
+	}
+	r.Credentials = h.connections.For(u.Name)
+	return r, nil
+}
+
+func newRegistry(u configs.Upstream, log *slog.Logger) *upstream.Registry {
+	return &upstream.Registry{Name: u.Name, URL: u.URL, RealmHosts: u.RealmHosts, UserAgent: "sluice/" + strings.Trim(versionText(), "()"), Log: log}
+}
+
+func authorities(u configs.Upstream) (*x509.CertPool, error) {
+	if u.CAFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(u.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file of upstream %s: %w", u.Name, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca_file of upstream %s: no PEM certificate in %s", u.Name, u.CAFile)
+	}
+	return pool, nil
+}
+
+// newLog returns the log that a configuration asks for, to standard error.
+func newLog(c configs.Log) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/sluicegate/sluice/configs"
+	"github.com/sluicegate/sluice/proxy/api"
+	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/scan"
+)
+
+func serveCommand(g *global) *cobra.Command {
+	var listen, admin, mode, level string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gateway",
+		Long: `Run the gateway. Without a configuration it listens on 127.0.0.1:8080, fronts cgr.dev
+anonymously, keeps its state in $XDG_STATE_HOME/sluice and downloads the vulnerability
+database. SIGTERM lets pulls in flight finish.`,
+		Example: "  sluice serve\n  sluice serve --config /etc/sluice/sluice.yaml --mode warn",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := g.load()
+			if err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				value string
+				key   *string
+			}{{listen, &c.Listen}, {admin, &c.AdminListen}, {mode, &c.Gate.Mode}, {level, &c.Log.Level}} {
+				if f.value != "" {
+					*f.key = f.value
+				}
+			}
+			if err := c.Validate(); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			return serve(cmd.Context(), c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&listen, "listen", "", "address that clients reach (default 127.0.0.1:8080)")
+	f.StringVar(&admin, "admin-listen", "", "address of metrics and health (default 127.0.0.1:9090)")
+	f.StringVar(&mode, "mode", "", "what becomes of a violation: enforce, warn, dry-run or off (default enforce)")
+	f.StringVar(&level, "log-level", "", "debug, info, warn or error (default info)")
+	return cmd
+}
+
+// serve runs a gateway until ctx ends, then lets the pulls in flight finish.
+func serve(ctx context.Context, c configs.Config) (err error) {
+	log := newLog(c.Log)
+	if err := configs.CheckListen(c.Listen, c.TLS.CertFile != "", c.Auth.HtpasswdFile != "", c.AllowPlainHTTP, c.AllowAnonymous); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	h, err := build(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	var background sync.WaitGroup
+	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer background.Wait()
+	defer stop()
+	h.watch(backgroundCtx, &background)
+
+	servers, err := h.listen()
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, len(servers))
+	for _, s := range servers {
+		background.Go(func() {
+			if err := s.run(); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	log.Info("serving", "listen", c.Listen, "tls", c.TLS.CertFile != "", "upstream", c.DefaultUpstream, "mode", c.Gate.Mode, "state", c.StateDir, "version", versionText())
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		log.Info("stopping: pulls in flight may finish", "drain", c.Gate.Drain)
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Gate.Drain)
+	defer cancel()
+	for _, s := range servers {
+		if e := s.Shutdown(drain); e != nil {
+			log.Warn("cut responses that were still open", "error", e)
+			s.Close()
+		}
+	}
+	return err
+}
+
+// watch starts everything that follows changes.
+func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
+	for name, run := range map[string]func(context.Context) error{
+		"policy": h.policy.Run, "database": h.followDatabase, "worker": h.warmUp,
+	} {
+		wg.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				h.log.Error("stopped following changes", "of", name, "error", err)
+			}
+		})
+	}
+}
+
+// A server is an HTTP server and where it listens.
+type server struct {
+	*http.Server
+	listener net.Listener
+}
+
+func (s *server) run() error {
+	if s.TLSConfig != nil {
+		return s.ServeTLS(s.listener, "", "")
+	}
+	return s.Serve(s.listener)
+}
+
+// listen opens every address before the first request is served: a port in use is
+// said at once.
+func (h *house) listen() (servers []*server, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range servers {
+				s.listener.Close()
+			}
+		}
+	}()
+	main, err := h.mainServer()
+	if err != nil {
+		return nil, err
+	}
+	servers = append(servers, main)
+	if h.config.AdminListen != "" {
+		l, err := listenOn("admin_listen", h.config.AdminListen)
+		if err != nil {
+			return servers, err
+		}
+		servers = append(servers, &server{newServer(h.adminHandler(), h.log), l})
+	}
+	control, err := h.controlServer()
+	if err != nil {
+		return servers, err
+	}
+	return append(servers, control), nil
+}
+
+func (h *house) mainServer() (*server, error) {
+	l, err := listenOn("listen", h.config.Listen)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{newServer(h.handler(), h.log), l}
+	if h.config.TLS.CertFile == "" {
+		return s, nil
+	}
+	cert := &auth.Certificate{CertFile: h.config.TLS.CertFile, KeyFile: h.config.TLS.KeyFile, Log: h.log}
+	if err := cert.Load(); err != nil {
+		l.Close()
+		return nil, err
+	}
+	s.TLSConfig = cert.TLS()
+	return s, nil
+}
+
+func listenOn(key, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w; stop what uses it, or choose another address", key, addr, errors.Unwrap(err))
+	}
+	return l, nil
+}
+
+// newServer bounds what a client may make the gateway wait for, except for bodies:
+// large layers take their time.
+func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       0,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// handler serves clients.
+func (h *house) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v2/", h.gateway)
+	mux.Handle("/v2", h.gateway)
+	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Auth: h.auth, Log: h.log})
+	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.config.DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
+	})
+	return mux
+}
+
+// adminHandler serves operators.
+func (h *house) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", h.ready)
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// A check is one reason to be ready or not.
+type check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// ready answers 200 when an unknown image can be pulled, fetched, scanned and decided
+// now, and otherwise 503 with the reasons.
+func (h *house) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	checks := h.checks(ctx)
+	ok := true
+	for _, c := range checks {
+		ok = ok && c.OK
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if !ok {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	json.NewEncoder(w).Encode(map[string]any{"ready": ok, "checks": checks})
+}
+
+func (h *house) checks(ctx context.Context) []check {
+	of := func(name string, err error) check {
+		if err != nil {
+			return check{name, false, err.Error()}
+		}
+		return check{Name: name, OK: true}
+	}
+	db := h.databases.Status(ctx)
+	database := check{Name: "database", OK: db.Error == "", Detail: db.Error}
+	if database.OK {
+		database.Detail = "built " + db.Built.UTC().Format(time.RFC3339)
+	}
+	if db.LastError != "" {
+		database.Detail = strings.TrimPrefix(database.Detail+"; last update failed: "+db.LastError, "; ")
+	}
+	p := h.policy.Status()
+	rules := check{Name: "policy", OK: true, Detail: "revision " + p.Revision}
+	if p.LastError != "" { // the last good one decides
+		rules.Detail += "; the newest could not be loaded: " + p.LastError
+	}
+	return []check{of("store", h.store.Ping(ctx)), database, rules, h.workerCheck()}
+}
+
+// warmUp starts the worker processes before the first pull needs one.
+func (h *house) warmUp(ctx context.Context) error {
+	err := h.workers.Start(ctx)
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	h.warm.Store(&text)
+	return err
+}
+
+func (h *house) workerCheck() check {
+	text := h.warm.Load()
+	if text == nil {
+		return check{"worker", false, "starting"}
+	}
+	return check{"worker", *text == "", *text}
+}
+
+// followDatabase keeps the database fresh. The first one is downloaded in sight, since
+// nothing can be scanned before it is there.
+func (h *house) followDatabase(ctx context.Context) error {
+	_, err := h.databases.Current(ctx)
+	if errors.Is(err, scan.ErrDatabaseMissing) && !h.databases.Offline {
+		h.log.Info("downloading the vulnerability database; until it is there, unknown images are denied")
+		p := newProgress("downloading the vulnerability database")
+		_, _, err := h.databases.Update(ctx, p.bytes)
+		p.done()
+		if err != nil && ctx.Err() == nil {
+			h.log.Error("no vulnerability database yet; trying again", "error", err)
+		}
+	}
+	return h.databases.Run(ctx)
+}

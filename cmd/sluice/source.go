@@ -1,0 +1,204 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/match"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/upstream"
+)
+
+// openImage opens what IMAGE names, and begins the policies' input with what the name
+// says.
+func openImage(ctx context.Context, h *house, ref, platform, work string) (v1.Image, policy.Input, error) {
+	in := policy.Input{Request: policy.Request{Groups: []string{}, Action: "check"}}
+	in.Image = policy.Image{Reference: ref, Tags: []string{}}
+	p, err := v1.ParsePlatform(platform)
+	if err != nil {
+		return nil, in, usage("--platform: %w", err)
+	}
+	kind, path, _ := strings.Cut(ref, ":")
+	var img v1.Image
+	switch kind {
+	case "docker-archive":
+		img, err = tarball.ImageFromPath(path, nil)
+	case "oci":
+		img, err = imageInLayout(path, *p)
+	case "oci-archive":
+		dir := filepath.Join(work, "layout")
+		if err = untar(path, dir); err == nil {
+			img, err = imageInLayout(dir, *p)
+		}
+	default:
+		return openRemote(ctx, h, ref, *p, in)
+	}
+	if err != nil {
+		return nil, in, fmt.Errorf("%s: %w", ref, err)
+	}
+	return img, in, nil
+}
+
+func openRemote(ctx context.Context, h *house, ref string, p v1.Platform, in policy.Input) (v1.Image, policy.Input, error) {
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		return nil, in, usage("IMAGE: %w", err)
+	}
+	host := r.Context().RegistryStr()
+	in.Image.Registry, in.Image.Repository = host, r.Context().RepositoryStr()
+	if t, ok := r.(name.Tag); ok {
+		in.Image.Tags = []string{t.TagStr()}
+	}
+	options := []remote.Option{remote.WithContext(ctx), remote.WithPlatform(p), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
+	for _, u := range h.config.Upstreams {
+		if u.Name != host {
+			continue
+		}
+		creds, err := storedCredentials(ctx, h, u.Name)
+		if err != nil {
+			return nil, in, err
+		}
+		roots, err := authorities(u)
+		if err != nil {
+			return nil, in, err
+		}
+		options = append(options, remote.WithTransport(upstream.NewTransport(roots)))
+		if !creds.Anonymous() {
+			options = append(options, remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: creds.Username, Password: creds.Password})))
+		}
+	}
+	img, err := remote.Image(r, options...)
+	if err != nil {
+		return nil, in, fmt.Errorf("%s: %w", ref, err)
+	}
+	return img, in, nil
+}
+
+func storedCredentials(ctx context.Context, h *house, name string) (upstream.Credentials, error) {
+	v, err := openVault(h.config, h.store, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return upstream.Credentials{}, err
+	}
+	return v.Credentials(ctx, name)
+}
+
+// imageInLayout returns the image of an OCI layout: the only one, or the one for the
+// platform.
+func imageInLayout(dir string, p v1.Platform) (v1.Image, error) {
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	return imageInIndex(index, p, 0)
+}
+
+func imageInIndex(index v1.ImageIndex, p v1.Platform, depth int) (v1.Image, error) {
+	m, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	fits := match.Platforms(p)
+	for _, d := range m.Manifests {
+		switch {
+		case d.MediaType.IsIndex() && depth < 4:
+			child, err := index.ImageIndex(d.Digest)
+			if err != nil {
+				return nil, err
+			}
+			return imageInIndex(child, p, depth+1)
+		case d.MediaType.IsImage() && (fits(d) || len(m.Manifests) == 1):
+			return index.Image(d.Digest)
+		}
+	}
+	return nil, fmt.Errorf("it holds no image for %s", p)
+}
+
+// maxArchive bounds what an OCI archive may unpack to, in bytes.
+const maxArchive = 64 << 30
+
+// untar unpacks the regular files of an OCI archive: a layout has no others.
+func untar(file, dir string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	left := int64(maxArchive)
+	for r := tar.NewReader(f); ; {
+		head, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("no tar archive: %w", err)
+		}
+		if head.Typeflag != tar.TypeReg {
+			continue
+		}
+		if left -= head.Size; left < 0 {
+			return fmt.Errorf("it unpacks to more than %s", bytesText(maxArchive))
+		}
+		if err := unpackFile(root, head, r); err != nil {
+			return err
+		}
+	}
+}
+
+func unpackFile(root *os.Root, head *tar.Header, r io.Reader) error {
+	path := filepath.Clean(head.Name)
+	if dir := filepath.Dir(path); dir != "." {
+		if err := root.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	f, err := root.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
+}
+
+// A countingReader reports how many bytes were read.
+type countingReader struct {
+	r      io.Reader
+	n      int64
+	report func(int64)
+}
+
+func (c *countingReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	c.report(c.n)
+	return n, err
+}
+
+func unmarshal(what string, b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("its %s can't be read: %w", what, err)
+	}
+	return nil
+}

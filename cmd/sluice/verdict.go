@@ -1,0 +1,171 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicegate/sluice/configs"
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/scan"
+)
+
+const envPassword = "SLUICE_PASSWORD" // of the caller, for commands that ask a gateway
+
+// A client asks a gateway.
+type client struct {
+	gateway  string
+	user     string
+	caFile   string
+	password string
+}
+
+func verdictCommand(g *global) *cobra.Command {
+	c := &client{}
+	var platform string
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "verdict IMAGE",
+		Short: "Ask a gateway: what is in an image, may I pull it, what should I do",
+		Long: `Ask a gateway what is in an image and whether you may pull it. An image that was never
+pulled is fetched and scanned first.
+
+The password of --user is read from ` + envPassword + `.
+Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
+		Example: "  sluice verdict cgr.dev/chainguard/python:latest\n  sluice verdict --gateway https://gate.example.com --user ci acme/web:1 -o json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.password = os.Getenv(envPassword)
+			a, err := c.verdict(cmd.Context(), args[0], platform, wait)
+			if err != nil {
+				return err
+			}
+			return report(cmd.OutOrStdout(), g, a)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.gateway, "gateway", cmp.Or(os.Getenv("SLUICE_GATEWAY"), "http://127.0.0.1:8080"), "URL of the gateway (environment: SLUICE_GATEWAY)")
+	f.StringVar(&c.user, "user", "", "name to log in with")
+	f.StringVar(&c.caFile, "ca-file", "", "PEM file of the authority that the gateway's certificate comes from")
+	f.StringVar(&platform, "platform", "", "os/arch[/variant] of an image for several platforms (default: the gateway's own)")
+	f.DurationVar(&wait, "wait", 5*time.Minute, "how long to wait for the scan of an unknown image")
+	return cmd
+}
+
+// report prints an answer and turns it into the command's exit status.
+func report(w io.Writer, g *global, a policy.Answer) error {
+	if g.output == "json" {
+		if err := printJSON(w, a); err != nil {
+			return err
+		}
+	} else {
+		printAnswer(w, a)
+	}
+	if a.Decision.Blocks() {
+		return no()
+	}
+	return nil
+}
+
+// verdict asks until the image is scanned or wait is over.
+func (c *client) verdict(ctx context.Context, image, platform string, wait time.Duration) (policy.Answer, error) {
+	deadline := time.Now().Add(wait)
+	p := newProgress("scanning " + image)
+	defer p.done()
+	for began := time.Now(); ; {
+		left := min(max(time.Until(deadline), 0), 5*time.Second)
+		var a policy.Answer
+		q := url.Values{"image": {image}, "wait": {left.String()}}
+		if platform != "" {
+			q.Set("platform", platform)
+		}
+		if err := c.get(ctx, "/api/v1/verdict?"+q.Encode(), &a); err != nil {
+			return a, err
+		}
+		if a.Scan.State != scan.Pending || time.Now().After(deadline) {
+			return a, nil
+		}
+		p.say(time.Since(began).Round(time.Second).String())
+	}
+}
+
+// get reads JSON from the gateway.
+func (c *client) get(ctx context.Context, path string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.gateway, "/")+path, nil)
+	if err != nil {
+		return usage("--gateway: %w", err)
+	}
+	if c.user != "" {
+		if req.URL.Scheme != "https" && !configs.Loopback(net.JoinHostPort(req.URL.Hostname(), "0")) {
+			return usage("--user needs an https gateway: %s would send the password in the clear", c.gateway)
+		}
+		req.SetBasicAuth(c.user, c.password)
+	}
+	transport, err := c.transport()
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the gateway: %w", errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return fmt.Errorf("read the gateway's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return gatewayError(resp, body)
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("read the gateway's answer: %w; is %s a sluice?", err, c.gateway)
+	}
+	return nil
+}
+
+// gatewayError is what a gateway said instead of an answer. That it refuses an image
+// which can't even be scanned is an answer: no.
+func gatewayError(resp *http.Response, body []byte) error {
+	var doc struct {
+		Errors []struct{ Code, Message string }
+	}
+	text := resp.Status
+	if json.Unmarshal(body, &doc) == nil && len(doc.Errors) > 0 {
+		text = clean(doc.Errors[0].Message)
+	}
+	status := exitUnknown
+	if resp.StatusCode == http.StatusForbidden && strings.HasPrefix(text, "blocked by policy") {
+		status = exitNo
+	}
+	return &exitError{status, errors.New(text)}
+}
+
+func (c *client) transport() (http.RoundTripper, error) {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if c.caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(c.caFile)
+	if err != nil {
+		return nil, usage("--ca-file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, usage("--ca-file %s: no PEM certificate in it", c.caFile)
+	}
+	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	return t, nil
+}
