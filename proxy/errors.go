@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/upstream"
+	"github.com/sluicegate/sluice/scan/layer"
 )
 
 // Error codes of the distribution specification ("Error Codes").
@@ -85,6 +88,10 @@ func fromUpstream(err error, what, unknown string) *Error {
 		return &Error{Status: http.StatusForbidden, Code: codeDenied, cause: err,
 			Message: fmt.Sprintf("the upstream registry refuses %s to this gateway (%s); check its pull token with: sluice connection test", what, upstreamReason(err))}
 	}
+	if errors.Is(err, upstream.ErrContent) || errors.Is(err, spool.ErrMismatch) {
+		return &Error{Status: http.StatusBadGateway, Code: codeUnavailable, cause: err,
+			Message: fmt.Sprintf("the upstream registry serves something else than %s (%s); tell whoever runs it", what, contentReason(err))}
+	}
 	e := &Error{Status: http.StatusBadGateway, Code: codeUnavailable, cause: err,
 		Message: fmt.Sprintf("the upstream registry can't be read for %s now (%s); try again", what, upstreamReason(err))}
 	var u *upstream.Error
@@ -109,6 +116,19 @@ func upstreamReason(err error) string {
 		s += ": " + u.Message
 	}
 	return s
+}
+
+// contentReason is what may be told of content that is not what it should be.
+func contentReason(err error) string {
+	var u *upstream.Error
+	var m *layer.MismatchError
+	switch {
+	case errors.As(err, &u) && u.Err != nil:
+		err = u.Err // without the address
+	case errors.As(err, &m):
+		err = m
+	}
+	return printable(strings.TrimPrefix(err.Error(), upstream.ErrContent.Error()+": "), 100)
 }
 
 // Unauthorized is the answer to a request whose caller isn't known. Basic is what

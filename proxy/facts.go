@@ -110,24 +110,44 @@ func (g *Gateway) addConfig(ctx context.Context, img *policy.Image, m *manifest)
 
 // noteTag writes down that upstream has a tag at d.
 func (g *Gateway) noteTag(ctx context.Context, repo Repo, d digest.Digest, tag string) error {
-	if g.noted.fresh("tag "+repo.String()+":"+tag+"@"+d.String(), g.now(), relationRefresh) {
+	note := "tag " + repo.String() + ":" + tag + "@" + d.String()
+	if g.noted.fresh(note, g.now(), relationRefresh) {
 		return nil
 	}
-	return g.putJSON(ctx, cache.Name(kindHistory, repo.String(), d.String()), prefixTag+tag, g.now())
+	err := g.putJSON(ctx, cache.Name(kindHistory, repo.String(), d.String()), prefixTag+tag, g.now())
+	if err != nil {
+		g.noted.forget(note)
+	}
+	return err
 }
 
 // decisionRefresh is how long an unchanged decision goes without being written down
 // again, so that a warm pull writes nothing.
 const decisionRefresh = time.Hour
 
-// noteDecision writes down how m was decided for a caller.
+// noteDecision writes down how m was decided for a caller. That it was denied must
+// not be missing where it is read, whatever other replicas have written meanwhile, so
+// only an allowance is spared by memory.
 func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, allow bool) error {
-	key := lastKey(caller, repo, d)
-	what := map[bool]string{true: "allow ", false: "deny "}
-	if g.noted.fresh(what[allow]+key.String(), g.now(), decisionRefresh) {
+	note := "allow " + lastKey(caller, repo, d).String()
+	if allow && g.noted.fresh(note, g.now(), decisionRefresh) {
 		return nil
 	}
-	g.noted.forget(what[!allow] + key.String())
+	err := g.writeDecision(ctx, caller, repo, d, allow)
+	if err != nil || !allow {
+		g.noted.forget(note)
+	}
+	return err
+}
+
+func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, allow bool) error {
+	key := lastKey(caller, repo, d)
+	if !allow {
+		last, known, err := g.lastDecision(ctx, caller, repo, d)
+		if err != nil || known && !last.Allow && g.now().Sub(last.At) < decisionRefresh {
+			return err
+		}
+	}
 	b, err := json.Marshal(lastDecision{allow, g.now()})
 	if err != nil {
 		return err

@@ -25,8 +25,8 @@ type Upstream struct {
 	Registry *upstream.Registry
 }
 
-// Gate holds the gate's constants. The zero value of each means its default, which
-// DefaultGate has with its reason.
+// Gate holds the gate's constants. DefaultGate has them with their reasons; the zero
+// value of a Gate stands for it, that of a single constant for no time and no number.
 type Gate struct {
 	Strict          bool          // send no byte of a layer before the decision
 	ManifestWait    time.Duration // for a verdict, from the pull's start
@@ -39,7 +39,7 @@ type Gate struct {
 	NegativeTTL     time.Duration // of "no such tag"
 	RelationTTL     time.Duration // of manifests and what they list, from last use
 	RetryAfter      time.Duration // before a pull that failed for no reason in the image is tried again
-	UpstreamTimeout time.Duration // for a manifest or a tag
+	UpstreamTimeout time.Duration // for a tag and its manifest together
 	Pulls           int           // images fetched and scanned at once
 	Queue           int           // images that may wait for that
 	Layers          int           // layers of an image fetched at once
@@ -58,7 +58,7 @@ func DefaultGate() Gate {
 		NegativeTTL:     30 * time.Second,
 		RelationTTL:     30 * 24 * time.Hour,
 		RetryAfter:      10 * time.Second,
-		UpstreamTimeout: 30 * time.Second,
+		UpstreamTimeout: 18 * time.Second, // with the manifest wait, headers come within 20 s
 		Pulls:           4,
 		Queue:           1000,
 		Layers:          4,
@@ -84,6 +84,7 @@ type Gateway struct {
 	queue   queue
 	flights singleflight.Group
 	noted   recent
+	parsed  parsed
 	running sync.WaitGroup // pulls
 
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
@@ -136,8 +137,11 @@ func (g *Gateway) Close(ctx context.Context) error {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	err := g.serve(w, r)
-	if err == nil || r.Context().Err() != nil {
+	if err == nil {
 		return
+	}
+	if r.Context().Err() != nil { // whoever may still listen must not take silence for a 200
+		panic(http.ErrAbortHandler)
 	}
 	var e *Error
 	if !errors.As(err, &e) {

@@ -47,7 +47,7 @@ type span struct {
 // allows. One that can't be satisfied is left to the answer after the decision.
 func (g *Gateway) plan(c *claim, r *http.Request) span {
 	size := c.desc.Size
-	s := span{end: size, size: size, limit: g.floor(size, c.config)}
+	s := span{end: size, size: size, limit: g.floor(c.least, c.config)}
 	header := r.Header.Get("Range")
 	spec, ok := strings.CutPrefix(header, "bytes=")
 	if header == "" || r.Header.Get("If-Range") != "" && r.Header.Get("If-Range") != `"`+c.desc.Digest.String()+`"` {
@@ -114,7 +114,10 @@ func (g *Gateway) serveHeld(w http.ResponseWriter, r *http.Request, blob *spool.
 	}
 	h := &heldBody{w: w, body: body, pos: s.start, buf: make([]byte, copyBuffer), flush: http.NewResponseController(w).Flush}
 	limit := min(s.limit, s.end)
-	err := h.below(limit - min(dripReserve, limit))
+	err := h.flush() // headers, which must not wait for upstream
+	if err == nil {
+		err = h.below(limit - min(dripReserve, limit))
+	}
 	if err == nil {
 		err = g.drip(h, limit, j)
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -23,7 +24,9 @@ func (g *Gateway) serveTags(w http.ResponseWriter, r *http.Request, rt route) er
 		}
 		n = min(n, maxPage)
 	}
-	tags, err := g.upstream(rt.repo.Upstream).Registry.Tags(r.Context(), rt.repo.Name, n, q.Get("last"))
+	ctx, cancel := context.WithTimeout(r.Context(), g.Gate.UpstreamTimeout)
+	defer cancel()
+	tags, err := g.upstream(rt.repo.Upstream).Registry.Tags(ctx, rt.repo.Name, n, q.Get("last"))
 	if err != nil {
 		return fromUpstream(err, "the tags of "+rt.repo.String(), codeNameUnknown)
 	}
@@ -47,7 +50,9 @@ func (g *Gateway) serveTags(w http.ResponseWriter, r *http.Request, rt route) er
 // serveReferrers answers the index of what refers to a manifest. It describes
 // artifacts and holds none of their content.
 func (g *Gateway) serveReferrers(w http.ResponseWriter, r *http.Request, rt route) error {
-	refs, err := g.upstream(rt.repo.Upstream).Registry.Referrers(r.Context(), rt.repo.Name, rt.digest, r.URL.Query().Get("artifactType"))
+	ctx, cancel := context.WithTimeout(r.Context(), g.Gate.UpstreamTimeout)
+	defer cancel()
+	refs, err := g.upstream(rt.repo.Upstream).Registry.Referrers(ctx, rt.repo.Name, rt.digest, r.URL.Query().Get("artifactType"))
 	if err != nil {
 		return fromUpstream(err, "the referrers of "+rt.repo.String()+"@"+rt.digest.String(), codeManifestUnknown)
 	}

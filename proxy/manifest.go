@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -47,6 +48,7 @@ type manifest struct {
 	layers   []ocispec.Descriptor // of an image or artifact
 	children []ocispec.Descriptor // of an index
 	inline   bool                 // config or a layer carries its content in "data"
+	foreign  string               // the blob that is fetched past the gateway, empty where none is
 }
 
 // descriptors returns the blobs that m lists, its config first.
@@ -92,12 +94,16 @@ func parseManifest(mediaType string, d digest.Digest, body []byte) (*manifest, e
 		return nil, refuse("its manifest calls itself " + printable(doc.MediaType, 100) + " but was served as " + mediaType)
 	}
 	isIndex := mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerList
-	if isIndex != (doc.Config == nil) || isIndex == hasKey(body, "layers") || isIndex != hasKey(body, "manifests") {
+	hasLayers, hasManifests := topKeys(body)
+	if isIndex != (doc.Config == nil) || isIndex == hasLayers || isIndex != hasManifests {
 		return nil, refuse("its manifest mixes an image (config, layers) with an index (manifests), so clients would read it differently")
 	}
 	if isIndex {
 		m.kind, m.children = kindIndex, doc.Manifests
-		return m, checkDescriptors("manifests", m.children, maxChildren)
+		if err := checkDescriptors("manifests", m.children, maxChildren); err != nil {
+			return nil, err
+		}
+		return m, checkChildren(m.children)
 	}
 	m.config, m.layers = *doc.Config, doc.Layers
 	if err := checkDescriptors("config", []ocispec.Descriptor{m.config}, 1); err != nil {
@@ -106,8 +112,15 @@ func parseManifest(mediaType string, d digest.Digest, body []byte) (*manifest, e
 	if err := checkDescriptors("layers", m.layers, maxLayers); err != nil {
 		return nil, err
 	}
-	for _, desc := range m.descriptors() {
+	for i, desc := range m.descriptors() {
 		m.inline = m.inline || len(desc.Data) > 0
+		switch {
+		case len(desc.URLs) == 0 || m.foreign != "":
+		case i == 0:
+			m.foreign = "its config"
+		default:
+			m.foreign = fmt.Sprintf("layers[%d] of its manifest", i-1)
+		}
 	}
 	m.kind = kindArtifact
 	class, err := scan.Classify(body)
@@ -127,8 +140,21 @@ func checkDescriptors(field string, ds []ocispec.Descriptor, most int) error {
 			return refuse(fmt.Sprintf("%s[%d] of its manifest has no sha256 or sha512 digest", field, i))
 		case d.Size < 0 || d.Size > maxBlob:
 			return refuse(fmt.Sprintf("%s[%d] of its manifest declares a size of %d bytes", field, i, d.Size))
+		}
+	}
+	return nil
+}
+
+// checkChildren refuses an index whose children needn't be asked for: a child that
+// stands in the index, or elsewhere, never passes the gate, and may itself hold config
+// and layers.
+func checkChildren(ds []ocispec.Descriptor) error {
+	for i, d := range ds {
+		switch {
+		case len(d.Data) > 0:
+			return refuse(fmt.Sprintf("manifests[%d] of its index carries its content inline", i))
 		case len(d.URLs) > 0:
-			return refuse(fmt.Sprintf("%s[%d] of its manifest is fetched from a foreign address, past the gateway", field, i))
+			return refuse(fmt.Sprintf("manifests[%d] of its index is fetched from a foreign address, past the gateway", i))
 		}
 	}
 	return nil
@@ -140,14 +166,18 @@ func refuse(why string) *Error {
 		Detail: map[string]any{"cause": scan.CauseScanFailed}}
 }
 
-// hasKey reports whether the JSON object body has a top-level key, even with null in it.
-func hasKey(body []byte, key string) bool {
+// topKeys reports which keys the JSON object body has at its top, even with null in
+// them, and in whatever case.
+func topKeys(body []byte) (layers, manifests bool) {
 	var keys map[string]json.RawMessage
 	if json.Unmarshal(body, &keys) != nil {
-		return false
+		return false, false
 	}
-	_, ok := keys[key]
-	return ok
+	for k := range keys {
+		layers = layers || strings.EqualFold(k, "layers")
+		manifests = manifests || strings.EqualFold(k, "manifests")
+	}
+	return layers, manifests
 }
 
 // uniqueKeys reports an object in body, at any depth, with two keys that a client
@@ -186,6 +216,9 @@ func uniqueObject(dec *json.Decoder, depth int, fold bool) error {
 			return errors.New("not JSON")
 		}
 		key := t.(string)
+		if fold && strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII }) {
+			return fmt.Errorf("the key %q holds letters that some clients take for others", printable(key, 40))
+		}
 		if fold {
 			key = strings.ToLower(key)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -15,11 +16,7 @@ import (
 // serveManifest answers GET and HEAD of a manifest, by tag or digest, alike.
 func (g *Gateway) serveManifest(w http.ResponseWriter, r *http.Request, caller auth.Caller, rt route) error {
 	ctx := r.Context()
-	d, err := g.resolve(ctx, rt)
-	if err != nil {
-		return err
-	}
-	m, err := g.fetchManifest(ctx, rt.repo, d)
+	m, err := g.findManifest(ctx, rt)
 	if err != nil {
 		return err
 	}
@@ -27,16 +24,19 @@ func (g *Gateway) serveManifest(w http.ResponseWriter, r *http.Request, caller a
 	if r.Method == http.MethodHead {
 		u = low
 	}
-	warning := ""
+	var p passage
 	if m.kind == kindIndex {
-		err = g.passIndex(ctx, caller, rt.repo, m, u)
+		p, err = g.passIndex(ctx, caller, rt.repo, m)
 	} else {
-		warning, err = g.passImage(ctx, caller, rt.repo, m, u)
+		p, err = g.passImage(ctx, caller, rt.repo, m, u)
 	}
 	if err != nil {
 		return err
 	}
-	setWarning(w, warning)
+	if !p.decided {
+		r.Header.Del("If-None-Match") // a 304 would vouch for what the client holds
+	}
+	setWarning(w, p.warning)
 	h := w.Header()
 	h.Set("Content-Type", m.MediaType)
 	h.Set("Docker-Content-Digest", m.Digest.String())
@@ -45,13 +45,30 @@ func (g *Gateway) serveManifest(w http.ResponseWriter, r *http.Request, caller a
 	return nil
 }
 
-// passImage returns nil when the manifest of an image or artifact may be served now:
+// findManifest returns what rt asks for, within the time that clients wait for headers.
+func (g *Gateway) findManifest(ctx context.Context, rt route) (*manifest, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.Gate.UpstreamTimeout)
+	defer cancel()
+	d, err := g.resolve(ctx, rt)
+	if err != nil {
+		return nil, err
+	}
+	return g.fetchManifest(ctx, rt.repo, d)
+}
+
+// A passage is leave to serve a manifest.
+type passage struct {
+	decided bool // on a decision, and not because there is none yet
+	warning string
+}
+
+// passImage returns no error when the manifest of an image or artifact may be served now:
 // its image is allowed, or is still pending and its blobs will be held. It waits a
 // little for the verdict, since a 403 here is what every client can show.
-func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, u urgency) (warning string, err error) {
+func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, u urgency) (passage, error) {
 	s, err := g.stand(ctx, caller, repo, m, u)
 	if err != nil {
-		return "", err
+		return passage{}, err
 	}
 	if s.pending() {
 		deadline := s.pull.started.Add(g.Gate.ManifestWait)
@@ -59,58 +76,87 @@ func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, 
 			deadline = g.now().Add(g.Gate.HeaderWait)
 		}
 		if s, err = g.await(ctx, caller, s.pull, deadline); err != nil {
-			return "", err
+			return passage{}, err
 		}
 	}
-	if s.pending() && m.inline {
+	if s.pending() && (m.inline || s.pull.overdue(g.now(), g.Gate.HoldCap)) {
 		if s, err = g.timedOut(ctx, caller, repo, m); err != nil {
-			return "", err
+			return passage{}, err
 		}
 	}
 	g.logDecision(caller, repo, m, s)
 	if s.blocked() {
-		return "", s.denial()
+		return passage{}, s.denial()
 	}
-	return s.warning(), nil
+	return passage{decided: s.decision.ID != "", warning: s.warning()}, nil
 }
 
 const maxIndexDepth = 4 // indexes within indexes
 
-// passIndex returns nil when an index may be served. It passes while any runnable
+// passIndex returns no error when an index may be served. It passes while any runnable
 // child that has a decision for the caller is allowed, or none has one. When all that
 // have one are denied the index is denied too: a node that holds the image would else
 // start it after a mere HEAD. Then the other children's pulls begin, so that a later
 // try may find one that is allowed.
-func (g *Gateway) passIndex(ctx context.Context, caller auth.Caller, repo Repo, index *manifest, u urgency) error {
-	if _, killed := g.Policy.Killed(index.Digest.String()); killed {
+func (g *Gateway) passIndex(ctx context.Context, caller auth.Caller, repo Repo, index *manifest) (passage, error) {
+	parents, err := g.parents(ctx, repo, index.Digest)
+	if err != nil {
+		return passage{}, storeDown(err)
+	}
+	if _, killed := g.Policy.Killed(append(parents, index.Digest.String())...); killed {
 		s, err := g.decide(ctx, caller, repo, index, unsupported())
 		if err != nil {
-			return err
+			return passage{}, err
 		}
-		return s.denial()
+		return passage{}, s.denial()
 	}
 	var t indexTally
 	if err := g.countIndex(ctx, caller, repo, index, &t, 0); err != nil {
-		return err
+		return passage{}, err
 	}
 	if t.denied == nil || t.allowed {
-		return nil
+		return passage{decided: t.allowed}, nil
 	}
-	for _, m := range t.undecided {
-		if _, err := g.begin(caller, repo, m, true); err != nil {
-			g.Log.Warn("pull of an index's child not begun", "repository", repo, "digest", m.Digest, "error", err)
+	g.beginChildren(caller, repo, t.undecided)
+	return passage{}, t.denied
+}
+
+// maxBegunChildren bounds the pulls that one denied index begins: more platforms than
+// images are built for.
+const maxBegunChildren = 16
+
+// beginChildren begins the pulls of an index's children, in the background since their
+// manifests may have to be fetched.
+func (g *Gateway) beginChildren(caller auth.Caller, repo Repo, children []digest.Digest) {
+	children = slices.DeleteFunc(children, func(d digest.Digest) bool {
+		return g.noted.fresh("child "+repo.String()+"@"+d.String(), g.now(), g.Gate.RetryAfter)
+	})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || len(children) == 0 {
+		return
+	}
+	g.running.Go(func() {
+		for _, d := range children[:min(len(children), maxBegunChildren)] {
+			m, err := g.fetchManifest(g.ctx, repo, d)
+			if err == nil && m.kind == kindImage {
+				_, err = g.begin(caller, repo, m, true)
+			}
+			if err != nil {
+				g.Log.Warn("pull of an index's child not begun", "repository", repo, "digest", d, "error", err)
+			}
 		}
-	}
-	return t.denied
+	})
 }
 
 type indexTally struct {
 	allowed   bool // a runnable child
 	denied    *Error
-	undecided []*manifest
+	undecided []digest.Digest
 }
 
-// countIndex looks at the children that have been pulled before; it fetches none.
+// countIndex looks at the children that have been pulled before; it fetches none. A
+// child that no runtime would run counts for nothing, whatever is decided on it.
 func (g *Gateway) countIndex(ctx context.Context, caller auth.Caller, repo Repo, index *manifest, t *indexTally, depth int) error {
 	if depth >= maxIndexDepth {
 		return nil
@@ -121,7 +167,9 @@ func (g *Gateway) countIndex(ctx context.Context, caller auth.Caller, repo Repo,
 			return err
 		}
 		switch {
-		case m == nil || m.kind == kindArtifact:
+		case m == nil:
+			t.undecided = append(t.undecided, c.Digest)
+		case m.kind == kindArtifact:
 		case m.kind == kindIndex:
 			err = g.countIndex(ctx, caller, repo, m, t, depth+1)
 		default:
@@ -140,13 +188,14 @@ func (g *Gateway) countChild(ctx context.Context, caller auth.Caller, repo Repo,
 	case err != nil:
 		return err
 	case s.pending():
-		t.undecided = append(t.undecided, m)
+		t.undecided = append(t.undecided, m.Digest)
+	case !s.runnable:
 	case s.blocked():
 		if t.denied == nil {
 			t.denied = s.denial()
 		}
 	default:
-		t.allowed = t.allowed || s.runnable
+		t.allowed = true
 	}
 	return nil
 }
@@ -158,7 +207,7 @@ func (g *Gateway) knownManifest(ctx context.Context, repo Repo, d digest.Digest)
 		return nil, nil
 	}
 	if err != nil {
-		return nil, storeDown(err)
+		return nil, storeError(err)
 	}
 	return m, nil
 }

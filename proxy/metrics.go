@@ -30,7 +30,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		registry: r,
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_decisions_total",
-			Help: "Decisions on manifest requests, by upstream and outcome (allow, deny, warn, pending)."}, []string{"upstream", "outcome"}),
+			Help: "Decisions, by upstream and outcome (allow, deny, warn, dry-run, off): one for each image scanned, for the caller who asked first, and one for each manifest request answered; pending counts manifests that were served before the decision."}, []string{"upstream", "outcome"}),
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_scans_total",
 			Help: "Images fetched and scanned, by state of the verdict and cause of its absence."}, []string{"state", "cause"}),
 		pullSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_scan_seconds",
@@ -78,6 +78,7 @@ func (g *Gateway) logPull(p *pull) {
 		g.Log.Error("pull", append(attrs, "error", err)...)
 		return
 	}
+	g.Metrics.decisions.WithLabelValues(p.repo.Upstream, outcome(s)).Inc()
 	g.Log.Log(g.ctx, level(s), "pull", append(attrs, decisionAttrs(s)...)...)
 }
 

@@ -86,6 +86,16 @@ func (l *lab) thief(ctx context.Context, rng *rand.Rand, led *ledger, img *image
 	if r := ranges[rng.IntN(len(ranges))]; r != "" {
 		header = []string{"Range", r}
 	}
+	switch etag := `"` + d.Digest.String() + `"`; rng.IntN(8) {
+	case 0:
+		header = append(header, "If-Range", etag)
+	case 1:
+		header = append(header, "If-Range", `"another"`)
+	case 2:
+		header = append(header, "If-None-Match", etag)
+	case 3:
+		header = append(header, "If-Match", `"another"`, "If-None-Match", "*")
+	}
 	l.steal(ctx, led, img, d, header...)
 }
 
@@ -111,6 +121,9 @@ func (l *lab) steal(ctx context.Context, led *ledger, img *image, d ocispec.Desc
 		return
 	}
 	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode == http.StatusNotModified {
+		l.Error("304 for a blob that is not released")
+	}
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
 		return
 	}

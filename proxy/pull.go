@@ -18,6 +18,7 @@ import (
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/upstream"
 	"github.com/sluicegate/sluice/scan"
+	"github.com/sluicegate/sluice/scan/layer"
 )
 
 // A pull is one image on its way through, shared by all who ask for it. It fetches
@@ -79,6 +80,11 @@ func (g *Gateway) run(p *pull) {
 	v, err := g.scanned(ctx, p)
 	if err != nil {
 		v = causeVerdict(err)
+		g.Log.Warn("image not scanned", "image", p.repo.String()+"@"+p.m.Digest.String(), "error", err)
+	}
+	if c := v.Scan.Cause; c == scan.CauseDBMissing || c == scan.CauseDBStale {
+		g.Log.Warn("image not matched", "image", p.repo.String()+"@"+p.m.Digest.String(), "error", v.Scan.Detail)
+		v = failedVerdict(c, "") // its detail names the operator's directories
 	}
 	_, stored := g.Scanner.Cached(ctx, p.m.Digest)
 	p.verdict = v
@@ -113,8 +119,11 @@ func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
 	defer g.queue.leave()
 	p.touch(g.now())
 	v, err := g.Scanner.Known(ctx, p.m.Digest)
-	if err == nil || !errors.Is(err, cache.ErrNotExist) {
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return v, err
+	case !isMiss(err):
+		return nil, storeDown(err)
 	}
 	return g.fetchAndScan(ctx, p)
 }
@@ -177,6 +186,9 @@ func (g *Gateway) fetchConfig(ctx context.Context, p *pull, res *spool.Reservati
 	desc := p.m.config
 	key := cache.Name(kindConfig, desc.Digest.String())
 	if b, err := g.Store.Get(ctx, key); err == nil {
+		if int64(len(b)) != desc.Size {
+			return nil, fmt.Errorf("its config has %d bytes, its manifest says %d: %w", len(b), desc.Size, upstream.ErrContent)
+		}
 		return b, nil
 	} else if !errors.Is(err, cache.ErrNotExist) {
 		return nil, storeDown(err)
@@ -195,7 +207,10 @@ func (g *Gateway) fetchConfig(ctx context.Context, p *pull, res *spool.Reservati
 	if err != nil {
 		return nil, err
 	}
-	return b, g.Store.Put(ctx, key, b, g.Gate.RelationTTL)
+	if err := g.Store.Put(ctx, key, b, g.Gate.RelationTTL); err != nil {
+		return nil, storeDown(err)
+	}
+	return b, nil
 }
 
 // fetchBlob returns a blob of the spool, which begins to fetch it from upstream where
@@ -267,38 +282,46 @@ type limitError struct{ what string }
 
 func (e *limitError) Error() string { return e.what }
 
-// causeVerdict is the verdict that there is none, and why. It is never remembered.
+// causeVerdict is the verdict that there is none, and why. It is never remembered. What
+// is not known to be fit for clients is left to the log.
 func causeVerdict(err error) *scan.Verdict {
-	v := &scan.Verdict{
-		Scan:     scan.Summary{State: scan.Failed, Coverage: scan.Coverage{Problems: []scan.Problem{}}},
-		Findings: []scan.Finding{},
-	}
 	var limit *limitError
 	var up *upstream.Error
+	var bytes *layer.MismatchError
 	var e *Error
 	switch {
 	case errors.As(err, &limit):
-		v.Scan.State, v.Scan.Cause, v.Scan.Detail = scan.Limit, scan.CauseScanLimit, limit.what
+		v := failedVerdict(scan.CauseScanLimit, limit.what)
+		v.Scan.State = scan.Limit
+		return v
 	case errors.Is(err, errStoreDown):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseStoreDown, "the store that remembers verdicts can't be read"
+		return failedVerdict(scan.CauseStoreDown, "the store that remembers verdicts can't be read")
 	case errors.Is(err, spool.ErrFull):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, "the gateway's disk has no room for it; its operator can raise spool quotas"
+		return failedVerdict(scan.CauseScanFailed, "the gateway's disk has no room for it; its operator can raise spool quotas")
 	case errors.Is(err, scan.ErrDatabaseMissing):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseDBMissing, "no vulnerability database is loaded yet"
+		return failedVerdict(scan.CauseDBMissing, "no vulnerability database is loaded yet")
 	case errors.Is(err, scan.ErrDatabaseStale):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseDBStale, "the vulnerability database is too old"
-	case errors.Is(err, upstream.ErrContent):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, "upstream served something else than the manifest names: "+printable(err.Error(), 200)
+		return failedVerdict(scan.CauseDBStale, "the vulnerability database is too old")
+	case errors.Is(err, upstream.ErrContent), errors.Is(err, spool.ErrMismatch), errors.As(err, &bytes):
+		return failedVerdict(scan.CauseScanFailed, "upstream serves something else than its manifest names: "+contentReason(err))
+	case upstream.NotFound(err):
+		return failedVerdict(scan.CauseScanFailed, "upstream lacks a blob that its manifest names ("+upstreamReason(err)+")")
 	case errors.As(err, &up):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseUpstreamDown, "upstream failed while the image was fetched ("+upstreamReason(err)+")"
+		return failedVerdict(scan.CauseUpstreamDown, "upstream failed while the image was fetched ("+upstreamReason(err)+")")
 	case errors.As(err, &e):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, e.Message
+		return failedVerdict(scan.CauseScanFailed, e.Message)
 	case errors.Is(err, context.Canceled):
-		v.Scan.Cause, v.Scan.Detail = scan.CauseScanTimeout, "the gateway was stopped while it was scanned"
-	default:
-		v.Scan.Cause, v.Scan.Detail = scan.CauseScanFailed, printable(err.Error(), 200)
+		return failedVerdict(scan.CauseScanTimeout, "the gateway was stopped while it was scanned")
 	}
-	return v
+	return failedVerdict(scan.CauseScanFailed, "the gateway failed while it scanned the image; its log says why")
+}
+
+// failedVerdict is the verdict that there is none, for a cause.
+func failedVerdict(cause scan.Cause, detail string) *scan.Verdict {
+	return &scan.Verdict{
+		Scan:     scan.Summary{State: scan.Failed, Cause: cause, Detail: detail, Coverage: scan.Coverage{Problems: []scan.Problem{}}},
+		Findings: []scan.Finding{},
+	}
 }
 
 // unsupported is the verdict on what no runtime would run.
@@ -311,6 +334,15 @@ func unsupported() *scan.Verdict {
 
 // errStoreDown marks an error of the Store.
 var errStoreDown = errors.New("store down")
+
+// storeError is storeDown for an error that may also be what is wrong with the thing
+// that was read.
+func storeError(err error) error {
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	return storeDown(err)
+}
 
 // storeDown wraps an error of the Store so that policy and clients learn its cause.
 func storeDown(err error) error {

@@ -10,8 +10,9 @@ import (
 // errQueueFull says that more pulls wait than the gateway is willing to hold.
 var errQueueFull = errors.New("too many images wait to be scanned")
 
-// A queue lets a bounded number of pulls run. Those that somebody waits for go
-// first; those that only a HEAD began come last.
+// A queue lets a bounded number of pulls run. Those that somebody waits for go first;
+// those that only a HEAD began come last, and take neither the last place to run nor
+// more than half of those to wait.
 type queue struct {
 	Running int // pulls at once
 	Waiting int // pulls that may wait
@@ -31,23 +32,44 @@ func (q *queue) enter(low bool) (*ticket, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t := &ticket{low: low, run: make(chan struct{})}
-	if q.running < q.Running {
+	if q.running < q.places(low) {
 		q.running++
 		close(t.run)
 		return t, nil
 	}
-	if len(q.waiting) >= q.Waiting {
+	if len(q.waiting) >= q.Waiting || low && q.lows() >= q.Waiting/2 {
 		return nil, errQueueFull
 	}
 	q.waiting = append(q.waiting, t)
 	return t, nil
 }
 
+// places returns how many pulls may run before a new one must wait.
+func (q *queue) places(low bool) int {
+	if low {
+		return max(1, q.Running-1)
+	}
+	return q.Running
+}
+
+// lows counts those that wait and that only a HEAD began. It is called with mu held.
+func (q *queue) lows() (n int) {
+	for _, t := range q.waiting {
+		if t.low {
+			n++
+		}
+	}
+	return n
+}
+
 // hurry says that somebody waits for t now.
 func (q *queue) hurry(t *ticket) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t.low = false
+	if t.low {
+		t.low = false
+		q.fill()
+	}
 }
 
 // wait blocks until t may run; then leave must be called. On an error t is out.
@@ -62,7 +84,8 @@ func (q *queue) wait(ctx context.Context, t *ticket) error {
 	if i := slices.Index(q.waiting, t); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	} else {
-		q.next()
+		q.running--
+		q.fill()
 	}
 	return ctx.Err()
 }
@@ -71,21 +94,23 @@ func (q *queue) wait(ctx context.Context, t *ticket) error {
 func (q *queue) leave() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.next()
+	q.running--
+	q.fill()
 }
 
-// next hands a place on. It is called with mu held.
-func (q *queue) next() {
-	i := slices.IndexFunc(q.waiting, func(t *ticket) bool { return !t.low })
-	if i < 0 && len(q.waiting) > 0 {
-		i = 0
+// fill gives free places to those who wait. It is called with mu held.
+func (q *queue) fill() {
+	for _, low := range []bool{false, true} {
+		for q.running < q.places(low) {
+			i := slices.IndexFunc(q.waiting, func(t *ticket) bool { return t.low == low })
+			if i < 0 {
+				break
+			}
+			q.running++
+			close(q.waiting[i].run)
+			q.waiting = slices.Delete(q.waiting, i, i+1)
+		}
 	}
-	if i < 0 {
-		q.running--
-		return
-	}
-	close(q.waiting[i].run)
-	q.waiting = slices.Delete(q.waiting, i, i+1)
 }
 
 func (q *queue) length() (running, waiting int) {

@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +37,35 @@ func (r *recent) forget(key string) {
 	delete(r.at, key)
 }
 
-func sortedKeys(m map[string][]byte) []string { return slices.Sorted(maps.Keys(m)) }
+// parsed keeps manifests that were read lately, so that neither a client that repeats
+// itself nor a blob that many manifests list costs the reading of megabytes of JSON. A
+// manifest is never changed, and neither is what its digest names. The zero value is
+// ready.
+type parsed struct {
+	mu    sync.Mutex // guards what follows; bytes is the sum of the bodies in by
+	by    map[digest.Digest]*manifest
+	bytes int
+}
+
+const maxParsed = 32 << 20 // bytes of bodies; past it all are forgotten
+
+func (p *parsed) get(d digest.Digest) *manifest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.by[d]
+}
+
+func (p *parsed) put(m *manifest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by == nil || p.bytes+len(m.Body) > maxParsed {
+		p.by, p.bytes = map[digest.Digest]*manifest{}, 0
+	}
+	if old := p.by[m.Digest]; old != nil {
+		p.bytes -= len(old.Body)
+	}
+	p.by[m.Digest] = m
+	p.bytes += len(m.Body)
+}
 
 func cmpDigest(a, b digest.Digest) int { return cmp.Compare(a, b) }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -67,6 +68,9 @@ func (g *Gateway) remember(ctx context.Context, repo Repo, m *manifest) error {
 			return err
 		}
 	}
+	if err := g.keepConfig(ctx, m); err != nil {
+		return err
+	}
 	history := cache.Name(kindHistory, repo.String(), m.Digest.String())
 	if f, err := g.Store.Fields(ctx, history); err != nil {
 		return err
@@ -80,6 +84,23 @@ func (g *Gateway) remember(ctx context.Context, repo Repo, m *manifest) error {
 		return err
 	}
 	return g.Store.Put(ctx, served, b, g.Gate.RelationTTL)
+}
+
+// keepConfig keeps an image's config in the Store for as long as its manifest: what it
+// claims is part of every decision, and only a scan fetches it.
+func (g *Gateway) keepConfig(ctx context.Context, m *manifest) error {
+	if m.kind == kindIndex {
+		return nil
+	}
+	key := cache.Name(kindConfig, m.config.Digest.String())
+	b, err := g.Store.Get(ctx, key)
+	if isMiss(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return g.Store.Put(ctx, key, b, g.Gate.RelationTTL)
 }
 
 // listers returns what m says of each blob that it lists.
@@ -101,7 +122,8 @@ func listers(m *manifest, now time.Time) map[digest.Digest]lister {
 // listersOf returns the manifests of repo that list a blob, most recent first. None
 // means that the blob does not exist as far as this repository's callers go.
 func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) ([]lister, error) {
-	fields, err := g.Store.Fields(ctx, cache.Name(kindListing, repo.String(), blob.String()))
+	key := cache.Name(kindListing, repo.String(), blob.String())
+	fields, err := g.Store.Fields(ctx, key)
 	if err != nil {
 		return nil, storeDown(err)
 	}
@@ -110,6 +132,12 @@ func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) 
 		var l lister
 		if err := json.Unmarshal(b, &l); err != nil {
 			return nil, storeDown(fmt.Errorf("relation of %s and %s: %w", blob, d, err))
+		}
+		if g.now().Sub(l.At) > g.Gate.RelationTTL+relationRefresh { // the map lives on with other manifests' use
+			if err := g.Store.DeleteField(ctx, key, d); err != nil {
+				return nil, storeDown(err)
+			}
+			continue
 		}
 		l.Manifest = digest.Digest(d)
 		ls = append(ls, l)
@@ -123,13 +151,28 @@ func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) 
 	return ls, nil
 }
 
-// parents returns the indexes of repo that list the manifest d.
+// parents returns the indexes of repo that list the manifest d, and those that list
+// these.
 func (g *Gateway) parents(ctx context.Context, repo Repo, d digest.Digest) ([]string, error) {
-	fields, err := g.Store.Fields(ctx, cache.Name(kindParents, repo.String(), d.String()))
-	if err != nil {
-		return nil, err
+	found := map[string]bool{}
+	level := []string{d.String()}
+	for depth := 0; depth < maxIndexDepth && len(level) > 0; depth++ {
+		var above []string
+		for _, d := range level {
+			fields, err := g.Store.Fields(ctx, cache.Name(kindParents, repo.String(), d))
+			if err != nil {
+				return nil, err
+			}
+			for p := range fields {
+				if !found[p] {
+					found[p] = true
+					above = append(above, p)
+				}
+			}
+		}
+		level = above
 	}
-	return sortedKeys(fields), nil
+	return slices.Sorted(maps.Keys(found)), nil
 }
 
 // storedManifest returns a manifest that was remembered for this repository, or an
@@ -138,11 +181,19 @@ func (g *Gateway) storedManifest(ctx context.Context, repo Repo, d digest.Digest
 	if _, err := g.Store.Get(ctx, cache.Name(kindServed, repo.String(), d.String())); err != nil {
 		return nil, err
 	}
+	if m := g.parsed.get(d); m != nil {
+		return m, nil
+	}
 	b, err := g.Store.Get(ctx, cache.Name(kindManifest, d.String()))
 	if err != nil {
 		return nil, err
 	}
-	return decodeManifest(d, b)
+	m, err := decodeManifest(d, b)
+	if err != nil {
+		return nil, err
+	}
+	g.parsed.put(m)
+	return m, nil
 }
 
 // A stored manifest is its media type, a newline, and its exact bytes.

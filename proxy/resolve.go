@@ -38,9 +38,9 @@ func (g *Gateway) resolve(ctx context.Context, rt route) (digest.Digest, error) 
 	if known && rec.Digest == "" && age < g.Gate.NegativeTTL {
 		return "", unknownManifest(rt, nil)
 	}
-	d, err, _ := g.flights.Do("resolve "+key.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Gate.UpstreamTimeout)
-		defer cancel()
+	limited, cancel := context.WithTimeout(ctx, g.Gate.UpstreamTimeout/2) // and the rest for the manifest
+	defer cancel()
+	d, err := g.flight(limited, "resolve "+key.String(), func(ctx context.Context) (any, error) {
 		return g.resolveUpstream(ctx, rt, key)
 	})
 	if err == nil {
@@ -54,6 +54,22 @@ func (g *Gateway) resolve(ctx context.Context, rt route) (digest.Digest, error) 
 		return "", e
 	}
 	return "", fromUpstream(err, rt.repo.String()+":"+rt.reference, codeManifestUnknown)
+}
+
+// flight does what many ask for at a time once for all. It goes on when those who wait
+// leave, or their time is up, for at most UpstreamTimeout: what comes of it is remembered.
+func (g *Gateway) flight(ctx context.Context, key string, do func(context.Context) (any, error)) (any, error) {
+	flying := g.flights.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Gate.UpstreamTimeout)
+		defer cancel()
+		return do(ctx)
+	})
+	select {
+	case r := <-flying:
+		return r.Val, r.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (g *Gateway) resolveUpstream(ctx context.Context, rt route, key cache.Key) (digest.Digest, error) {
@@ -91,7 +107,13 @@ func (g *Gateway) putTag(ctx context.Context, key cache.Key, rec tagRecord) erro
 	if err != nil {
 		return err
 	}
-	return g.Store.Put(ctx, key, b, max(g.Gate.StaleTags, g.Gate.TagTTL, g.Gate.NegativeTTL)+time.Minute)
+	if rec.Digest != "" {
+		return g.Store.Put(ctx, key, b, max(g.Gate.StaleTags, g.Gate.TagTTL)+time.Minute)
+	}
+	if g.Gate.NegativeTTL <= 0 {
+		return g.Store.Delete(ctx, key)
+	}
+	return g.Store.Put(ctx, key, b, g.Gate.NegativeTTL) // no longer: anybody can ask for any tag
 }
 
 func unknownManifest(rt route, cause error) *Error {
@@ -108,14 +130,15 @@ func (g *Gateway) fetchManifest(ctx context.Context, repo Repo, d digest.Digest)
 		}
 		return m, nil
 	}
-	if !errors.Is(err, cache.ErrNotExist) {
-		return nil, storeDown(err)
+	if !isMiss(err) {
+		return nil, storeError(err)
 	}
-	v, err, _ := g.flights.Do("manifest "+repo.String()+"@"+d.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Gate.UpstreamTimeout)
-		defer cancel()
+	v, err := g.flight(ctx, "manifest "+repo.String()+"@"+d.String(), func(ctx context.Context) (any, error) {
 		return g.fetchManifestUpstream(ctx, repo, d)
 	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fromUpstream(err, repo.String()+"@"+d.String(), codeManifestUnknown)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -51,11 +51,13 @@ type route struct {
 // configured names count as hosts, since Chainguard organisations look like host
 // names, and so that the gateway is no open relay.
 func (g *Gateway) parseRoute(u *url.URL) (route, error) {
-	path := strings.TrimPrefix(u.Path, "/v2")
-	if path == "" || path == "/" {
+	path, ok := strings.CutPrefix(u.Path, "/v2/")
+	switch {
+	case u.Path == "/v2" || ok && path == "":
 		return route{resource: rPing}, nil
+	case !ok:
+		return route{}, unknownPath(u.Path)
 	}
-	path = strings.TrimPrefix(path, "/")
 	rt, name, err := splitPath(path)
 	if err != nil {
 		return route{}, err
@@ -67,7 +69,7 @@ func (g *Gateway) parseRoute(u *url.URL) (route, error) {
 }
 
 func splitPath(path string) (route, string, error) {
-	unknown := &Error{Status: http.StatusNotFound, Code: codeUnsupported, Message: "no such path in the registry API: /v2/" + printable(path, 200)}
+	unknown := unknownPath("/v2/" + path)
 	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
 		return route{resource: rTags}, name, nil
 	}
@@ -96,6 +98,10 @@ func splitPath(path string) (route, string, error) {
 		return route{resource: rReferrers, digest: d}, name, nil
 	}
 	return route{}, "", unknown
+}
+
+func unknownPath(path string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: codeUnsupported, Message: "no such path in the registry API: " + printable(path, 200)}
 }
 
 func manifestRoute(ref string) (route, error) {

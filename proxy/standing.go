@@ -47,10 +47,16 @@ func (g *Gateway) stand(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
-	if _, killed := g.Policy.Killed(append(parents, m.Digest.String())...); killed {
-		return g.decide(ctx, caller, repo, m, unsupported())
+	_, killed := g.Policy.Killed(append(parents, m.Digest.String())...)
+	if killed || g.Policy.Mode(repo.Upstream, repo.Name) == policy.Off {
+		s, err := g.decide(ctx, caller, repo, m, unsupported())
+		s.runnable = m.kind == kindImage
+		return s, err
 	}
-	if g.Policy.Mode(repo.Upstream, repo.Name) == policy.Off || m.kind == kindArtifact {
+	if m.foreign != "" {
+		return g.decide(ctx, caller, repo, m, failedVerdict(scan.CauseScanFailed, m.foreign+" is fetched from a foreign address, past the gateway"))
+	}
+	if m.kind == kindArtifact {
 		return g.decide(ctx, caller, repo, m, unsupported())
 	}
 	v, err := g.cached(ctx, m.Digest)
@@ -103,10 +109,30 @@ func (g *Gateway) standRematch(ctx context.Context, caller auth.Caller, p *pull)
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
-	if ok && last.Allow && g.now().Sub(p.started) < rematchGrace && g.now().Sub(last.At) < g.Gate.StaleTags {
+	switch {
+	case ok && !last.Allow:
+		return g.stillDenied(ctx, caller, p)
+	case ok && g.now().Sub(p.started) < rematchGrace && g.now().Sub(last.At) < g.Gate.StaleTags:
 		return standing{decision: policy.Decision{Allow: true, Mode: policy.Enforce}, runnable: true}, nil
 	}
 	return standing{pull: p}, nil
+}
+
+// stillDenied is where an image stands that was last denied and is being matched
+// again. No policy is asked: a node that holds the image needs but one HEAD that goes
+// well to start it.
+func (g *Gateway) stillDenied(ctx context.Context, caller auth.Caller, p *pull) (standing, error) {
+	in, err := g.input(ctx, caller, p.repo, p.m, pendingVerdict())
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	d := policy.Decision{Mode: policy.Enforce, Cause: scan.CauseScanTimeout, Violations: []policy.Violation{{
+		Policy:      string(scan.CauseScanTimeout),
+		Message:     "the image was denied before, and is being matched with a new vulnerability database",
+		Findings:    []string{},
+		Remediation: "Try again in a minute.",
+	}}}
+	return standing{decision: d, input: in, runnable: true}, nil
 }
 
 // decide forms the opinion about a caller and an image from its verdict, and writes
@@ -118,8 +144,8 @@ func (g *Gateway) decide(ctx context.Context, caller auth.Caller, repo Repo, m *
 	}
 	s := standing{input: in, runnable: v.Scan.State != scan.Unsupported}
 	s.decision = g.Policy.Decide(ctx, in)
-	if v.Scan.Cause == scan.CauseNone {
-		if err := g.noteDecision(ctx, caller, repo, m.Digest, !s.decision.Blocks()); err != nil {
+	if v.Scan.Cause == scan.CauseNone && s.decision.Cause == scan.CauseNone && s.decision.Mode != policy.Off {
+		if err := g.noteDecision(ctx, caller, repo, m.Digest, s.decision.Allow); err != nil {
 			return standing{}, storeDown(err)
 		}
 	}
@@ -129,12 +155,13 @@ func (g *Gateway) decide(ctx context.Context, caller auth.Caller, repo Repo, m *
 // timedOut decides for a caller who has waited for p as long as anyone should. The
 // scan goes on, so that the next try is quick.
 func (g *Gateway) timedOut(ctx context.Context, caller auth.Caller, repo Repo, m *manifest) (standing, error) {
-	v := &scan.Verdict{
-		Scan: scan.Summary{State: scan.Pending, Cause: scan.CauseScanTimeout, Detail: "it is still being scanned; try again in a minute",
-			Coverage: scan.Coverage{Problems: []scan.Problem{}}},
-		Findings: []scan.Finding{},
-	}
-	return g.decide(ctx, caller, repo, m, v)
+	return g.decide(ctx, caller, repo, m, pendingVerdict())
+}
+
+func pendingVerdict() *scan.Verdict {
+	v := failedVerdict(scan.CauseScanTimeout, "it is still being scanned; try again in a minute")
+	v.Scan.State = scan.Pending
+	return v
 }
 
 // cached returns the verdict that stands for today's database.
@@ -158,10 +185,13 @@ func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadli
 	case <-p.done:
 		return g.decide(ctx, caller, p.repo, p.m, p.verdict)
 	case <-t.C:
-		return standing{pull: p}, nil
 	case <-ctx.Done():
 		return standing{}, ctx.Err()
 	}
+	if v := p.finished(); v != nil { // both at once
+		return g.decide(ctx, caller, p.repo, p.m, v)
+	}
+	return standing{pull: p}, nil
 }
 
 func (g *Gateway) pullOf(repo Repo, d digest.Digest) *pull {
