@@ -50,6 +50,9 @@ type house struct {
 
 	warm    atomic.Pointer[string] // "" once a worker is warm, else why none is
 	closers []func() error
+
+	traffic  traffic
+	stopping atomic.Bool // set once the gateway only waits for its traffic to end
 }
 
 // load returns the configuration that the flags name, with the machine's defaults.

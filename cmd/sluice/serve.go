@@ -93,9 +93,13 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	case err = <-failed:
 	case <-ctx.Done():
 		log.Info("stopping: pulls in flight may finish", "drain", c.Gate.Drain)
+		h.stopping.Store(true)
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Gate.Drain)
 	defer cancel()
+	if err == nil {
+		h.traffic.quiet(drain)
+	}
 	for _, s := range servers {
 		if e := s.Shutdown(drain); e != nil {
 			log.Warn("cut responses that were still open", "error", e)
@@ -165,7 +169,7 @@ func (h *house) mainServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{newServer(h.handler(), h.log), l}
+	s := &server{newServer(h.traffic.count(h.handler()), h.log), l}
 	if h.config.TLS.CertFile == "" {
 		return s, nil
 	}
@@ -267,7 +271,11 @@ func (h *house) checks(ctx context.Context) []check {
 	if p.LastError != "" { // the last good one decides
 		rules.Detail += "; the newest could not be loaded: " + p.LastError
 	}
-	return []check{of("store", h.store.Ping(ctx)), database, rules, h.workerCheck()}
+	checks := []check{of("store", h.store.Ping(ctx)), database, rules, h.workerCheck()}
+	if h.stopping.Load() {
+		checks = append(checks, check{"serving", false, "stopping; only pulls in flight are to finish here"})
+	}
+	return checks
 }
 
 // warmUp starts the worker processes before the first pull needs one.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/proxy/upstream"
 )
@@ -64,29 +66,53 @@ func openRemote(ctx context.Context, h *house, ref string, p v1.Platform, in pol
 	if t, ok := r.(name.Tag); ok {
 		in.Image.Tags = []string{t.TagStr()}
 	}
-	options := []remote.Option{remote.WithContext(ctx), remote.WithPlatform(p), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
-	for _, u := range h.config.Upstreams {
-		if u.Name != host {
-			continue
-		}
-		creds, err := storedCredentials(ctx, h, u.Name)
-		if err != nil {
-			return nil, in, err
-		}
-		roots, err := authorities(u)
-		if err != nil {
-			return nil, in, err
-		}
-		options = append(options, remote.WithTransport(upstream.NewTransport(roots)))
-		if !creds.Anonymous() {
-			options = append(options, remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: creds.Username, Password: creds.Password})))
-		}
+	r, auth, err := asConfigured(ctx, h, r)
+	if err != nil {
+		return nil, in, err
 	}
-	img, err := remote.Image(r, options...)
+	img, err := remote.Image(r, append(auth, remote.WithContext(ctx), remote.WithPlatform(p))...)
 	if err != nil {
 		return nil, in, fmt.Errorf("%s: %w", ref, err)
 	}
 	return img, in, nil
+}
+
+// asConfigured returns where an image is read from, and how: from a configured
+// upstream at its URL with its pull token, from any other registry with Docker's login.
+func asConfigured(ctx context.Context, h *house, r name.Reference) (name.Reference, []remote.Option, error) {
+	i := slices.IndexFunc(h.config.Upstreams, func(u configs.Upstream) bool { return u.Name == r.Context().RegistryStr() })
+	if i < 0 {
+		return r, []remote.Option{remote.WithAuthFromKeychain(authn.DefaultKeychain)}, nil
+	}
+	u := h.config.Upstreams[i]
+	creds, err := storedCredentials(ctx, h, u.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	roots, err := authorities(u)
+	if err != nil {
+		return nil, nil, err
+	}
+	options := []remote.Option{remote.WithTransport(upstream.NewTransport(roots))}
+	if !creds.Anonymous() {
+		options = append(options, remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: creds.Username, Password: creds.Password})))
+	}
+	base, err := newRegistry(u, nil).Base()
+	if err != nil {
+		return nil, nil, err
+	}
+	text := base.Host + "/" + r.Context().RepositoryStr()
+	if d, ok := r.(name.Digest); ok {
+		text += "@" + d.DigestStr()
+	} else {
+		text += ":" + r.Identifier()
+	}
+	var scheme []name.Option
+	if base.Scheme == "http" {
+		scheme = append(scheme, name.Insecure)
+	}
+	at, err := name.ParseReference(text, scheme...)
+	return at, options, err
 }
 
 func storedCredentials(ctx context.Context, h *house, name string) (upstream.Credentials, error) {
