@@ -134,7 +134,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 }
 
 // ServeHTTP answers /v2/….
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w := &meter{ResponseWriter: rw, resource: rOther}
+	defer w.record(g.Metrics)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	err := g.serve(w, r)
 	if err == nil {
@@ -156,7 +158,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.Write(w)
 }
 
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) error {
+func (g *Gateway) serve(w *meter, r *http.Request) error {
 	caller, err := g.Auth.Caller(r)
 	if err != nil {
 		return Unauthorized(err)
@@ -169,6 +171,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	w.resource = rt.resource
 	switch rt.resource {
 	case rManifest:
 		return g.serveManifest(w, r, caller, rt)

@@ -36,6 +36,7 @@ const (
 	rBlob      resource = "blob"
 	rTags      resource = "tags"
 	rReferrers resource = "referrers"
+	rOther     resource = "other" // what is no path of the API, for the metrics
 )
 
 // A route is what a request of the distribution API asks for.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -179,15 +180,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// awaitReady waits until the gateway of the script is ready.
+// awaitReady waits until the gateway of the script is ready, or, negated, until it
+// only lacks something beside its worker.
 func awaitReady(ts *testscript.TestScript, neg bool, _ []string) {
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		resp, err := http.Get("http://" + ts.Getenv("ADMIN") + "/readyz")
 		if err != nil {
 			continue
 		}
+		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if (resp.StatusCode == http.StatusOK) != neg {
+		if err == nil && (resp.StatusCode == http.StatusOK) != neg && strings.Contains(string(body), `"name":"worker","ok":true`) {
 			return
 		}
 	}
