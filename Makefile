@@ -43,9 +43,9 @@ e2e: build ## install and drive the real clients and servers (Debian, root)
 image: build ## build the container image sluice:dev with docker
 	deploy/image.sh
 
-conformance: ## the distribution specification's own suite, against the test registry
+conformance: ## the distribution specification's own suite, on the test registry and through the gateway
 	@command -v conformance >/dev/null || GOBIN=$(TOOLS) $(GO) install github.com/opencontainers/distribution-spec/conformance@latest
-	PATH="$(TOOLS):$$PATH" $(GO) test -count=1 -run Conformance -v ./proxy/proxytest
+	PATH="$(TOOLS):$$PATH" $(GO) test -count=1 -run Conformance -v ./proxy/proxytest ./proxy
 
 parity: ## our findings against the golden lists and the grype library's own path
 	$(GO) test -count=1 -run 'Golden|Parity' -v ./scan/sbom ./scan/vuln

@@ -495,7 +495,7 @@ func TestImageGone(t *testing.T) {
 	config, layer := bad.config, bad.layers[0]
 	config.MediaType, layer.MediaType = "application/x", "application/x"
 	for i := range 20 { // each keeps the relation alive, and not the image's manifest
-		l.artifact("acme/app", fmt.Sprint("decoy", i), l.empty("acme/app"), config, layer, ocispec.Descriptor{MediaType: "application/x", Digest: layer.Digest, Size: int64(i)})
+		l.artifact("acme/app", fmt.Sprint("decoy", i), l.empty("acme/app"), config, layer, ocispec.Descriptor{MediaType: "application/x", Digest: config.Digest, Size: config.Size, Annotations: map[string]string{"n": fmt.Sprint(i)}})
 		l.want(200, "", "GET", manifestPath("acme/app", fmt.Sprint("decoy", i)))
 		time.Sleep(50 * time.Millisecond)
 		for _, d := range append(bad.layers, bad.config) {

@@ -168,12 +168,6 @@ func (e *engine) renew() {
 	e.build += "+"
 }
 
-// holdMatches lets no match end before release is called.
-func (e *engine) holdMatches() (release func()) {
-	e.mu.Lock()
-	return e.mu.Unlock
-}
-
 // With a new database an image last denied stays denied while it is matched, also to
 // who has all of it and only sends a HEAD; one last allowed stays allowed.
 func TestNewDatabase(t *testing.T) {
@@ -183,7 +177,6 @@ func TestNewDatabase(t *testing.T) {
 	l.engine.condemn(bad.digest)
 	l.scanned(good)
 	l.scanned(bad)
-	// The match needs the first-seen date of the finding, or waits for the engine.
 	slow := &slowMatch{Engine: l.engine, gate: make(chan struct{})}
 	l.gateway.Scanner.Engine = slow
 	l.engine.renew()
