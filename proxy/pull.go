@@ -120,7 +120,9 @@ func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
 	p.touch(g.now())
 	v, err := g.Scanner.Known(ctx, p.m.Digest)
 	switch {
-	case err == nil || ctx.Err() != nil:
+	case err == nil:
+		return v, g.bringConfig(ctx, p, v)
+	case ctx.Err() != nil:
 		return v, err
 	case !isMiss(err):
 		return nil, storeDown(err)
@@ -211,6 +213,28 @@ func (g *Gateway) fetchConfig(ctx context.Context, p *pull, res *spool.Reservati
 		return nil, storeDown(err)
 	}
 	return b, nil
+}
+
+// bringConfig fetches the config of an image that was scanned before, where the Store
+// has it no more.
+func (g *Gateway) bringConfig(ctx context.Context, p *pull, v *scan.Verdict) error {
+	if err := g.configAtHand(ctx, p.m, v); !errors.Is(err, cache.ErrNotExist) {
+		return err
+	}
+	res, err := g.Blobs.Reserve(p.m.config.Size)
+	if err != nil {
+		return fmt.Errorf("keep the config of %s: %w", p.repo, err)
+	}
+	defer res.Release()
+	_, err = g.fetchConfig(ctx, p, res)
+	return err
+}
+
+// lackedDatabase reports whether p ended without a verdict since there was no database
+// to match with.
+func (p *pull) lackedDatabase() bool {
+	v := p.finished()
+	return v != nil && (v.Scan.Cause == scan.CauseDBMissing || v.Scan.Cause == scan.CauseDBStale)
 }
 
 // fetchBlob returns a blob of the spool, which begins to fetch it from upstream where

@@ -61,7 +61,10 @@ func (g *Gateway) stand(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	}
 	v, err := g.cached(ctx, m.Digest)
 	if err == nil {
-		return g.decide(ctx, caller, repo, m, v)
+		// A verdict may come from elsewhere, and outlive the config: policies need both.
+		if err = g.configAtHand(ctx, m, v); err == nil {
+			return g.decide(ctx, caller, repo, m, v)
+		}
 	}
 	if !errors.Is(err, cache.ErrNotExist) {
 		return g.decide(ctx, caller, repo, m, causeVerdict(err))
@@ -72,6 +75,10 @@ func (g *Gateway) stand(ctx context.Context, caller auth.Caller, repo Repo, m *m
 // standPending is stand for an image without a verdict.
 func (g *Gateway) standPending(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, u urgency) (standing, error) {
 	p := g.pullOf(repo, m.Digest)
+	if p != nil && p.lackedDatabase() && g.Scanner.Catalogued(ctx, m.Digest) {
+		g.drop(p) // there is one by now, or this would not be pending
+		p = nil
+	}
 	if p == nil && u != look {
 		var err error
 		if p, err = g.begin(caller, repo, m, u == low); err != nil {
@@ -192,6 +199,19 @@ func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadli
 		return g.decide(ctx, caller, p.repo, p.m, v)
 	}
 	return standing{pull: p}, nil
+}
+
+// configAtHand returns nil if what v says can be decided with the facts of the image's
+// config, and an error that wraps cache.ErrNotExist where that has to be fetched.
+func (g *Gateway) configAtHand(ctx context.Context, m *manifest, v *scan.Verdict) error {
+	if v.Scan.State != scan.Complete && v.Scan.State != scan.Partial {
+		return nil
+	}
+	_, err := g.Store.Get(ctx, cache.Name(kindConfig, m.config.Digest.String()))
+	if err != nil && !errors.Is(err, cache.ErrNotExist) {
+		return storeDown(err)
+	}
+	return err
 }
 
 func (g *Gateway) pullOf(repo Repo, d digest.Digest) *pull {
