@@ -1,0 +1,57 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+// TestEndToEnd tells the stories one after the other, in one scene.
+func TestEndToEnd(t *testing.T) {
+	s := newScene(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T)
+	}{
+		{"scan", s.scan},
+		{"clients", s.clients},
+		{"callers", s.callers},
+		{"redis", s.redis},
+		{"drain", s.drain},
+		{"killed", s.killed},
+		{"commands", s.commands},
+		{"refusals", s.refusals},
+		{"database", s.withoutDatabase},
+		{"container", s.container},
+	} {
+		t.Run(story.name, story.tell)
+	}
+	s.table(t)
+}
+
+// scan has the command line say what policy makes of each image: what pulls have to
+// agree with.
+func (s *scene) scan(t *testing.T) {
+	g := s.bareGateway(t)
+	s.importDatabase(t, g)
+	for _, i := range s.images {
+		r := g.sluice(t, "", "scan", "oci:"+i.layout, "-o", "json")
+		var a struct {
+			Scan struct {
+				State    string
+				Packages int
+			}
+			Findings []struct{ ID string }
+			Decision struct{ Allow bool }
+		}
+		if err := json.Unmarshal([]byte(r.out), &a); err != nil {
+			t.Fatalf("sluice scan %s: %v\n%s", i.ref, err, r.out)
+		}
+		i.allowed, i.state = a.Decision.Allow, a.Scan.State
+		if want := map[bool]int{true: 0, false: 1}[i.allowed]; r.status != want {
+			t.Errorf("sluice scan %s: exit status %d, want %d", i.ref, r.status, want)
+		}
+		t.Logf("%-20s %-10s allow=%-5t %4d packages %4d findings, %d layers", i.ref, i.state, i.allowed, a.Scan.Packages, len(a.Findings), len(i.layers))
+	}
+}
