@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// distributionVersion is what the gateway is compared with.
+const distributionVersion = "3.1.2"
+
+// The way across the internet.
+const (
+	bandwidth = 200e6 / 8 // bytes a second
+	delay     = 20 * time.Millisecond
+)
+
+type options struct {
+	sluice, distribution string // programs
+	readme               string // "" writes no file
+	database             string // folder with a vulnerability.db, "" for the sample database
+	only                 string // pulls, warm or "" for both
+	runs                 int
+	quick                bool
+	invented             bool
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.sluice, "sluice", "bin/sluice", "the gateway's program")
+	flag.StringVar(&o.distribution, "distribution", "", "distribution's registry `program` (default: tools/registry beside sluice, installed where it is missing)")
+	flag.StringVar(&o.readme, "readme", "", "`file` in which the table is written between "+opening+" and "+closing)
+	flag.StringVar(&o.database, "db", "", "`folder` with a vulnerability database, in place of the sample; the gateway then warns and denies nothing")
+	flag.StringVar(&o.only, "only", "", "measure `pulls` or warm alone; nothing is written into the README")
+	flag.IntVar(&o.runs, "runs", 3, "runs of each kind")
+	flag.BoolVar(&o.quick, "quick", false, "a tenth of image A and one run, to see that all works; nothing is written into the README")
+	flag.BoolVar(&o.invented, "invented", false, "make image A of invented contents also where mmdebstrap could make a real one")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	if flag.NArg() > 0 || o.runs < 1 || (o.only != "" && o.only != "pulls" && o.only != "warm") {
+		return errors.New("no arguments are known but flags; -runs is at least 1, -only is pulls or warm")
+	}
+	if o.quick {
+		o.runs = 1
+	}
+	if o.sluice, err = filepath.Abs(o.sluice); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.sluice); err != nil {
+		return fmt.Errorf("%w; run make build", err)
+	}
+	if o.only != "pulls" {
+		if o.distribution, err = findDistribution(ctx, o); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp("", "sluice-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	y, err := newYard(ctx, dir, o)
+	if err != nil {
+		return err
+	}
+	c, err := newCorpus(ctx, filepath.Dir(o.sluice), o)
+	if err != nil {
+		return err
+	}
+	r := &report{when: time.Now(), runs: o.runs}
+	if o.only != "warm" {
+		if r.pulls, err = measurePulls(ctx, y, c, o); err != nil {
+			return err
+		}
+	}
+	if o.only != "pulls" {
+		if r.warm, err = measureWarm(ctx, y, c, o); err != nil {
+			return err
+		}
+	}
+	fmt.Print(r.markdown())
+	if o.readme == "" || o.only != "" || o.quick {
+		return nil
+	}
+	return publish(o.readme, r.markdown())
+}
+
+// measurePulls runs the first pulls, every kind once a round.
+func measurePulls(ctx context.Context, y *yard, c *corpus, o options) ([]*firstPull, error) {
+	var rows []*firstPull
+	for _, way := range []struct {
+		about     string
+		bandwidth int64
+		delay     time.Duration
+	}{{"200 Mbit/s, 20 ms", bandwidth, delay}, {"unshaped", 0, 0}} {
+		from, err := newOrigin(way.about, way.bandwidth, way.delay, c.small, c.large)
+		if err != nil {
+			return nil, err
+		}
+		defer from.Close()
+		for _, img := range []*image{c.small, c.large} {
+			for _, s := range []shape{configFirst, sideBySide} {
+				rows = append(rows, &firstPull{image: img, origin: from, shape: s})
+			}
+		}
+	}
+	for round := range o.runs {
+		for _, f := range rows {
+			if err := f.run(ctx, y, round); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return rows, nil
+}
+
+// findDistribution returns distribution's registry, which it installs where it is not.
+func findDistribution(ctx context.Context, o options) (string, error) {
+	tools := filepath.Join(filepath.Dir(o.sluice), "tools")
+	program := cmp.Or(o.distribution, filepath.Join(tools, "registry"))
+	if _, err := os.Stat(program); err == nil || o.distribution != "" {
+		return program, err
+	}
+	fmt.Fprintln(os.Stderr, "installing distribution", distributionVersion, "into", tools, "(some minutes, once)")
+	cmd := exec.CommandContext(ctx, "go", "install", "github.com/distribution/distribution/v3/cmd/registry@v"+distributionVersion)
+	cmd.Env = append(os.Environ(), "GOBIN="+tools, "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("install distribution: %w; -only pulls does without it", err)
+	}
+	return program, nil
+}
