@@ -170,12 +170,22 @@ func (s *scene) setup(e *testscript.Env) error {
 // TestScripts runs the stories in testdata/script against the real binary.
 func TestScripts(t *testing.T) {
 	s := newScene(t)
+	kill := func(ts *testscript.TestScript, _ bool, args []string) {
+		repo, tag, _ := strings.Cut(args[0], ":")
+		d, ok := s.origin.Descriptor(repo, tag)
+		if !ok {
+			ts.Fatalf("no image %s", args[0])
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(d.Digest.String()+" # withdrawn\n"), 0o600))
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: s.setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready": awaitReady,
-			"get":   getURL,
+			"ready":     awaitReady,
+			"get":       getURL,
+			"until":     until,
+			"kill-list": kill,
 		},
 	})
 }
@@ -211,4 +221,22 @@ func getURL(ts *testscript.TestScript, _ bool, args []string) {
 	buf := make([]byte, 256<<10)
 	n, _ := resp.Body.Read(buf)
 	fmt.Fprintf(ts.Stdout(), "%s\n", buf[:n])
+}
+
+// until repeats a command until it succeeds, or fails where "!" stands before it: what
+// a running gateway follows takes effect a moment later.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) > 0 && args[0] == "!" {
+		neg, args = true, args[1:]
+	}
+	if len(args) == 0 {
+		ts.Fatalf("usage: until [!] command")
+	}
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if err = ts.Exec(args[0], args[1:]...); (err != nil) == neg {
+			return
+		}
+	}
+	ts.Fatalf("%v: still %v", args, err)
 }
