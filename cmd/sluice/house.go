@@ -38,6 +38,7 @@ type house struct {
 	log         *slog.Logger
 	metrics     *prometheus.Registry
 	store       cache.Store
+	forgetful   bool // the store is none: a running gateway has the real one open
 	blobs       *spool.Spool
 	layers      *spool.Spool
 	databases   *vuln.Databases

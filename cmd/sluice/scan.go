@@ -67,6 +67,7 @@ func scanImage(ctx context.Context, c configs.Config, ref, platform string) (a p
 	if h.store, err = scanStore(ctx, c); err != nil {
 		return a, err
 	}
+	_, h.forgetful = h.store.(*cache.Memory)
 	h.closers = append(h.closers, h.store.Close)
 	if h.layers, err = spool.Open(filepath.Join(work, "layers"), int64(c.Spool.LayersQuota)); err != nil {
 		return a, err

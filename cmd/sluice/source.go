@@ -23,6 +23,7 @@ import (
 
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/connection"
 	"github.com/sluicegate/sluice/proxy/upstream"
 )
 
@@ -71,6 +72,10 @@ func openRemote(ctx context.Context, h *house, ref string, p v1.Platform, in pol
 		return nil, in, err
 	}
 	img, err := remote.Image(r, append(auth, remote.WithContext(ctx), remote.WithPlatform(p))...)
+	if err != nil && h.forgetful && slices.ContainsFunc(h.config.Upstreams, func(u configs.Upstream) bool { return u.Name == host }) {
+		user, password := connection.EnvNames(host)
+		return nil, in, fmt.Errorf("%s: %w\na gateway is running here and holds the pull tokens that were set: ask it with sluice verdict, or set %s and %s", ref, err, user, password)
+	}
 	if err != nil {
 		return nil, in, fmt.Errorf("%s: %w", ref, err)
 	}

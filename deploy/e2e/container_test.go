@@ -30,17 +30,7 @@ func (s *scene) container(t *testing.T) {
 	}
 
 	g := s.bareGateway(t)
-	conf := filepath.Join(g.dir, "conf") // what the container sees as /etc/sluice
-	for from, to := range map[string]string{g.config: "sluice.yaml", s.ca.file: "ca.crt", s.database: "vulnerability.db"} {
-		if info, err := os.Stat(from); err == nil && info.IsDir() {
-			from = filepath.Join(from, "vulnerability.db")
-		}
-		must(t, "install", "-D", "-m", "0644", from, filepath.Join(conf, to))
-	}
-	config := strings.NewReplacer(s.ca.file, "/etc/sluice/ca.crt", "state_dir: "+filepath.Join(g.dir, "state"), "state_dir: /var/lib/sluice").Replace(read(t, g.config))
-	if err := os.WriteFile(filepath.Join(conf, "sluice.yaml"), []byte(config), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	conf := s.containerConfig(t, g)
 	docker := func(t *testing.T, stdin string, args ...string) string {
 		t.Helper()
 		r := e.docker(t, stdin, args...)
@@ -81,6 +71,24 @@ func (s *scene) container(t *testing.T) {
 	}
 	docker(t, "", "start", "gate")
 	ready(t)
-	s.known2(t, g, s.craneClient(t, g))
+	s.knownToCrane(t, g, s.craneClient(t, g))
 	docker(t, "", "rm", "--force", "gate")
+}
+
+// containerConfig returns a folder with what a gateway in a container sees as
+// /etc/sluice.
+func (s *scene) containerConfig(t *testing.T, g *gateway) string {
+	t.Helper()
+	conf := filepath.Join(g.dir, "conf")
+	for from, to := range map[string]string{g.config: "sluice.yaml", s.ca.file: "ca.crt", s.database: "vulnerability.db"} {
+		if info, err := os.Stat(from); err == nil && info.IsDir() {
+			from = filepath.Join(from, "vulnerability.db")
+		}
+		must(t, "install", "-D", "-m", "0644", from, filepath.Join(conf, to))
+	}
+	config := strings.NewReplacer(s.ca.file, "/etc/sluice/ca.crt", "state_dir: "+filepath.Join(g.dir, "state"), "state_dir: /var/lib/sluice").Replace(read(t, g.config))
+	if err := os.WriteFile(filepath.Join(conf, "sluice.yaml"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return conf
 }

@@ -228,6 +228,13 @@ func (f *front) since(mark int, kinds ...string) (calls []call) {
 	return calls
 }
 
+// leaked returns how often the blob host saw a token that was not meant for it.
+func (f *front) leaked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.leaks
+}
+
 // twice returns the paths that were asked for more than once since a mark.
 func (f *front) twice(mark int, kind string) (paths []string) {
 	times := map[string]int{}

@@ -82,7 +82,7 @@ func (s *scene) story(t *testing.T, g *gateway, c *client, shows shows) {
 	if n := s.trap.knocked() - knocked; n > 0 {
 		t.Errorf("%s went past the gateway %d times", c.name, n)
 	}
-	if s.front.leaks > 0 {
+	if s.front.leaked() > 0 {
 		t.Error("the registry's token went to the blob host")
 	}
 }

@@ -94,6 +94,9 @@ func newScene(t *testing.T) *scene {
 	s.front = newFront(t, s.ca, "http://"+s.back)
 	s.username, s.password = s.front.newToken()
 	s.trap = newTrap(t)
+	if r := run(t, nil, "", "crane", "digest", "cgr.dev/lab/any:1"); r.ok() || s.trap.knocked() == 0 {
+		t.Fatalf("who goes past the gateway would not be seen: %s", r.out)
+	}
 	if s.shared != "" {
 		s.database = unpackZstd(t, filepath.Join(s.shared, "db", "vulnerability.db.zst"), filepath.Join(s.dir, "db", "vulnerability.db"))
 		s.realImages(t)

@@ -16,8 +16,7 @@ import (
 func (s *scene) redis(t *testing.T) {
 	need(t, "redis", "redis-server")
 	const addr = "127.0.0.1:6399"
-	redis := start(t, nil, "redis-server", "--port", "6399", "--bind", "127.0.0.1", "--save", "", "--dir", tempDir(t))
-	redis.await(t, "up", 10*time.Second, func() bool { return answers("tcp", addr) })
+	redis := startRedis(t, addr)
 	key := make([]byte, 32)
 	rand.Read(key)
 	shared := []string{
@@ -34,33 +33,11 @@ func (s *scene) redis(t *testing.T) {
 	second := s.bareGateway(t, shared...)
 	s.importDatabase(t, second)
 	second.start(t)
-	mark := s.front.mark()
-	t.Run("verdict elsewhere", func(t *testing.T) {
-		second.wants(t, 1, "", []string{"verdict", s.bad.ref}, "^DENIED", s.bad.kev, "complete")
-		second.wants(t, 0, "", []string{"verdict", s.big.ref}, "^ALLOWED", "complete")
-		second.wants(t, 0, "", []string{"connection", "list"}, "cgr.dev +store")
-		if calls := s.front.since(mark, "blobs"); len(calls) > 0 {
-			t.Errorf("a verdict that is known fetched layers: %v", calls)
-		}
-	})
-	t.Run("pull elsewhere", func(t *testing.T) {
-		c := s.craneClient(t, second)
-		s.denied(t, c, s.bad, "known to another gateway", true)
-		if calls := s.front.since(mark, "blobs"); len(calls) > 0 {
-			t.Errorf("an image that is known to be denied was fetched: %v", calls)
-		}
-		s.allowed(t, c, s.big)
-		if again := s.front.twice(mark, "blobs"); len(again) > 0 {
-			t.Errorf("fetched from upstream more than once: %v", again)
-		}
-		if n := second.scans(); n > 0 {
-			t.Errorf("%d scans of what another gateway has scanned", n)
-		}
-	})
+	s.elsewhere(t, second)
 	t.Run("restarted", func(t *testing.T) {
 		first.stop(t)
 		first.start(t)
-		s.known2(t, first, s.craneClient(t, first))
+		s.knownToCrane(t, first, s.craneClient(t, first))
 	})
 	t.Run("token for both", func(t *testing.T) {
 		s.username, s.password = s.front.newToken()
@@ -81,13 +58,48 @@ func (s *scene) redis(t *testing.T) {
 		} else {
 			t.Logf("crane, store down: %s", last(r.out, 1))
 		}
-		start(t, nil, "redis-server", "--port", "6399", "--bind", "127.0.0.1", "--save", "", "--dir", tempDir(t))
+		startRedis(t, addr)
 		first.await(t, "ready again", 30*time.Second, func() bool { return first.status("/readyz") == 200 })
 	})
 }
 
-// known2 pulls what is known: nothing is fetched, nothing scanned.
-func (s *scene) known2(t *testing.T, g *gateway, c *client) {
+func startRedis(t *testing.T, addr string) *process {
+	t.Helper()
+	_, port, _ := strings.Cut(addr, ":")
+	p := start(t, nil, "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", tempDir(t))
+	p.await(t, "up", 10*time.Second, func() bool { return answers("tcp", addr) })
+	return p
+}
+
+// elsewhere asks a gateway for what another one has scanned.
+func (s *scene) elsewhere(t *testing.T, g *gateway) {
+	mark := s.front.mark()
+	t.Run("verdict elsewhere", func(t *testing.T) {
+		g.wants(t, 1, "", []string{"verdict", s.bad.ref}, "^DENIED", s.bad.kev, "complete")
+		g.wants(t, 0, "", []string{"verdict", s.big.ref}, "^ALLOWED", "complete")
+		g.wants(t, 0, "", []string{"connection", "list"}, "cgr.dev +store")
+		if calls := s.front.since(mark, "blobs"); len(calls) > 0 {
+			t.Errorf("a verdict that is known fetched layers: %v", calls)
+		}
+	})
+	t.Run("pull elsewhere", func(t *testing.T) {
+		c := s.craneClient(t, g)
+		s.denied(t, c, s.bad, "known to another gateway", true)
+		if calls := s.front.since(mark, "blobs"); len(calls) > 0 {
+			t.Errorf("an image that is known to be denied was fetched: %v", calls)
+		}
+		s.allowed(t, c, s.big)
+		if again := s.front.twice(mark, "blobs"); len(again) > 0 {
+			t.Errorf("fetched from upstream more than once: %v", again)
+		}
+		if n := g.scans(); n > 0 {
+			t.Errorf("%d scans of what another gateway has scanned", n)
+		}
+	})
+}
+
+// knownToCrane pulls what is known: nothing is fetched, nothing scanned.
+func (s *scene) knownToCrane(t *testing.T, g *gateway, c *client) {
 	t.Helper()
 	mark := s.front.mark()
 	s.denied(t, c, s.bad, "known", true)
