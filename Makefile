@@ -48,7 +48,7 @@ conformance: ## the distribution specification's own suite, on the test registry
 	PATH="$(TOOLS):$$PATH" $(GO) test -count=1 -run Conformance -v ./proxy/proxytest ./proxy
 
 parity: ## our findings against the golden lists and the grype library's own path
-	$(GO) test -count=1 -run 'Golden|Parity' -v ./scan/sbom ./scan/vuln
+	$(GO) test -count=1 -run 'Golden|Parity|Recall' -v ./scan/sbom ./scan/vuln
 
 bench: build ## measure, and write the table into README.md
 	$(GO) run ./deploy/bench -sluice $(BIN)/sluice -readme README.md

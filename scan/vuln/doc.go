@@ -25,6 +25,14 @@
 // of the active build is one small file that is replaced by rename, so that a crash
 // at any point leaves the last good build active.
 //
+// grype asks the database some 30,000 questions about an image of 90 packages, most of
+// them again and again: eight for each CPE that might be a package's, though hardly
+// one exists, and all feeds after each search, empty or not. So searches for CPEs that
+// the database can't have are not begun, and what a build said is remembered while it
+// is open, within bounds (recall.go). It is kept as it came from the store, before
+// anything is filled in or filtered, and never when it came with an error. Prepared
+// statements would gain nothing: the driver compiles them anew each time.
+//
 // Listings, archives and the files in them are grype's, and grype indexes and hashes
 // what is installed; but they are fetched and unpacked here. grype's own client takes
 // no context, so that it can neither be stopped nor waited for, bounds a download by

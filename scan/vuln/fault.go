@@ -68,18 +68,23 @@ type reader struct {
 	epss    bool              // the database has EPSS data
 	aliases map[string]string // architecture aliases, read once for the database
 	found   *int              // counts affected packages that were read
+	memory  *memory           // what the database said before
 }
 
 var _ store = reader{}
 
 func (r reader) GetAffectedPackages(p *v6.PackageSpecifier, o *v6.GetPackageOptions) ([]v6.AffectedPackageHandle, error) {
-	out, err := r.store.GetAffectedPackages(p, o)
+	out, err := r.memory.affected.get(packageKey(p, o), func() ([]v6.AffectedPackageHandle, error) {
+		return r.store.GetAffectedPackages(p, o)
+	})
 	*r.found += len(out)
 	return note(r.faults, "affected packages", out, err, v6.ErrOSNotPresent, v6.ErrLimitReached)
 }
 
 func (r reader) GetUnaffectedPackages(p *v6.PackageSpecifier, o *v6.GetPackageOptions) ([]v6.UnaffectedPackageHandle, error) {
-	out, err := r.store.GetUnaffectedPackages(p, o)
+	out, err := r.memory.unaffected.get(packageKey(p, o), func() ([]v6.UnaffectedPackageHandle, error) {
+		return r.store.GetUnaffectedPackages(p, o)
+	})
 	return note(r.faults, "unaffected packages", out, err, v6.ErrOSNotPresent)
 }
 
@@ -105,7 +110,9 @@ func (r reader) GetOperatingSystems(s v6.OSSpecifier) ([]v6.OperatingSystem, err
 }
 
 func (r reader) GetKnownExploitedVulnerabilities(cve string) ([]v6.KnownExploitedVulnerabilityHandle, error) {
-	out, err := r.store.GetKnownExploitedVulnerabilities(cve)
+	out, err := r.memory.kev.get(cve, func() ([]v6.KnownExploitedVulnerabilityHandle, error) {
+		return r.store.GetKnownExploitedVulnerabilities(cve)
+	})
 	return note(r.faults, "known exploited vulnerabilities", out, err)
 }
 
@@ -113,12 +120,12 @@ func (r reader) GetEpss(cve string) ([]v6.EpssHandle, error) {
 	if !r.epss {
 		return nil, nil
 	}
-	out, err := r.store.GetEpss(cve)
+	out, err := r.memory.epss.get(cve, func() ([]v6.EpssHandle, error) { return r.store.GetEpss(cve) })
 	return note(r.faults, "EPSS", out, err)
 }
 
 func (r reader) GetCWEs(cve string) ([]v6.CWEHandle, error) {
-	out, err := r.store.GetCWEs(cve)
+	out, err := r.memory.cwe.get(cve, func() ([]v6.CWEHandle, error) { return r.store.GetCWEs(cve) })
 	return note(r.faults, "CWEs", out, err)
 }
 
@@ -139,6 +146,7 @@ type fullProvider interface {
 type provider struct {
 	fullProvider
 	*faults
+	reader reader
 }
 
 var _ fullProvider = provider{}
@@ -148,10 +156,14 @@ func newProvider(r reader) (provider, error) {
 	if !ok {
 		return provider{}, errors.New("grype's provider lacks an interface that it had")
 	}
-	return provider{full, r.faults}, nil
+	return provider{full, r.faults, r}, nil
 }
 
 func (p provider) FindVulnerabilities(c ...vulnerability.Criteria) ([]vulnerability.Vulnerability, error) {
+	nothing, err := p.reader.hopeless(c)
+	if nothing || err != nil {
+		return note[[]vulnerability.Vulnerability](p.faults, "look for a CPE", nil, err)
+	}
 	out, err := p.fullProvider.FindVulnerabilities(c...)
 	return note(p.faults, "find vulnerabilities", out, err)
 }

@@ -85,7 +85,7 @@ func (m *Matcher) session(v *volume) (*session, error) {
 	if m.broken != nil {
 		from = m.broken(from)
 	}
-	s.reader = reader{store: from, faults: s.faults, epss: v.epss, aliases: v.aliases, found: &s.found}
+	s.reader = reader{store: from, faults: s.faults, epss: v.epss, aliases: v.aliases, found: &s.found, memory: &v.memory}
 	var err error
 	s.provider, err = newProvider(s.reader)
 	return s, err

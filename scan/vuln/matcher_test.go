@@ -286,11 +286,12 @@ func (f failing) GetCWEs(cve string) ([]v6.CWEHandle, error) {
 
 // A query that fails must fail the match, whatever grype makes of it.
 func TestQueryFails(t *testing.T) {
-	db := sample(t)
+	db := withCPE(t, sample(t))
+	widget := catalogue(t, image(t, wolfi(apk("widget", "1.0-r0", "widget")).layer(t)))
 	glibc := catalogue(t, image(t, oldGlibc.layer(t)))
 	python := catalogue(t, image(t, files{"usr/lib/python3/site-packages/requests-2.30.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: requests\nVersion: 2.30.0\n"}.layer(t)))
 	for method, name := range map[string]string{
-		"GetAffectedPackages": glibc, "GetAffectedCPEs": glibc, "GetOperatingSystems": glibc,
+		"GetAffectedPackages": glibc, "GetAffectedCPEs": widget, "GetOperatingSystems": glibc,
 		"GetKnownExploitedVulnerabilities": glibc, "GetEpss": glibc, "GetCWEs": glibc,
 		"GetUnaffectedPackages": python, // of these, only some languages and rpm distributions ask
 	} {

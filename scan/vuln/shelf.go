@@ -35,6 +35,7 @@ type volume struct {
 	epss    bool
 	aliases map[string]string
 	known   knowledge
+	memory  memory
 }
 
 // borrow returns the open database db, opening it where it is not. The caller gives
@@ -134,7 +135,7 @@ func (v *volume) load(db scan.Database) error {
 	if !ok {
 		err = errors.New("grype's reader lacks a method that it had")
 	} else {
-		err = v.warm(s, db)
+		err = errors.Join(v.memory.tables.attach(s.GetDB()), v.warm(s, db))
 	}
 	if err != nil {
 		_ = r.Close()
