@@ -130,7 +130,7 @@ func (d *demo) openOrigin() error {
 	}{
 		{"web", "Wolfi, up to date", sample.WolfiClean, sample.Options{}},
 		{"legacy", "Wolfi of 2023, with a glibc that has been fixed since", sample.WolfiVulnerable, sample.Options{}},
-		{"orders", "a Java application with log4j-core 2.14.1, 24 MiB", sample.JavaApp, sample.Options{Filler: 24 << 20, FillerLayers: 2}},
+		{"orders", "a Java application with log4j-core 2.14.1, 40 MiB", sample.JavaApp, sample.Options{Filler: 40 << 20, FillerLayers: 4}},
 	} {
 		img, err := i.build(i.o)
 		if err != nil {
