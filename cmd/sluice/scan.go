@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -116,9 +117,6 @@ func (h *house) scanOne(ctx context.Context, img v1.Image, in *policy.Input, p *
 	if err == nil && class == scan.Artifact {
 		return &scan.Verdict{Scan: scan.Summary{State: scan.Unsupported, Coverage: scan.Coverage{DistroKnown: true, Problems: []scan.Problem{}}}, Findings: []scan.Finding{}}, nil
 	}
-	if v, err := h.scanner.Known(ctx, image.Digest); err == nil {
-		return v, nil
-	}
 	sc, err := h.scanner.Begin(ctx, image)
 	if err != nil {
 		return nil, err
@@ -133,10 +131,14 @@ func (h *house) scanOne(ctx context.Context, img v1.Image, in *policy.Input, p *
 		total += d.Size
 	}
 	for i, l := range layers {
+		report := func(n int64) { p.bytes(done+n, total) }
 		if sc.Needs(i) {
-			if err := scanLayer(ctx, sc, i, l, func(n int64) { p.bytes(done+n, total) }); err != nil {
-				return nil, err
-			}
+			err = scanLayer(ctx, sc, i, l, report)
+		} else { // known by its digest, which what lies here must still have
+			err = checkLayer(i, l, image.Layers[i], report)
+		}
+		if err != nil {
+			return nil, err
 		}
 		done += image.Layers[i].Size
 	}
@@ -151,6 +153,23 @@ func scanLayer(ctx context.Context, sc *scan.Scan, i int, l v1.Layer, report fun
 	}
 	defer r.Close()
 	return sc.Layer(ctx, i, &countingReader{r: r, report: report})
+}
+
+func checkLayer(i int, l v1.Layer, want ocispec.Descriptor, report func(int64)) error {
+	r, err := l.Compressed()
+	if err != nil {
+		return fmt.Errorf("layer %d: %w", i, err)
+	}
+	defer r.Close()
+	v := want.Digest.Verifier()
+	n, err := io.Copy(v, &countingReader{r: r, report: report})
+	if err != nil {
+		return fmt.Errorf("layer %d: %w", i, err)
+	}
+	if n != want.Size || !v.Verified() {
+		return fmt.Errorf("layer %d: what is there is not %s of %d bytes, which the manifest names", i, want.Digest, want.Size)
+	}
+	return nil
 }
 
 // imageOf gathers the exact bytes of an image, and what they claim.
