@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -320,6 +321,8 @@ func causeVerdict(err error) *scan.Verdict {
 		return v
 	case errors.Is(err, errStoreDown):
 		return failedVerdict(scan.CauseStoreDown, "the store that remembers verdicts can't be read")
+	case errors.Is(err, syscall.ENOSPC):
+		return failedVerdict(scan.CauseScanFailed, "the gateway's disk is full; its operator can free space where spool.dir lies")
 	case errors.Is(err, spool.ErrFull):
 		return failedVerdict(scan.CauseScanFailed, "the gateway's disk has no room for it; its operator can raise spool quotas")
 	case errors.Is(err, scan.ErrDatabaseMissing):
