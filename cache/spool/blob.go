@@ -26,6 +26,9 @@ func (b *Blob) Digest() digest.Digest { return b.e.digest }
 // Size returns the blob's whole size in bytes; until it is committed, the declared one.
 func (b *Blob) Size() int64 { return b.e.size }
 
+// Source returns what FetchFrom was told that began the blob in this process, else "".
+func (b *Blob) Source() string { return b.e.source }
+
 // Arrived returns how many bytes are on disk, verified or not.
 func (b *Blob) Arrived() int64 {
 	b.e.mu.Lock()
@@ -60,6 +63,11 @@ func (b *Blob) Wait(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 }
+
+// Await waits until the byte at off may be read, without a buffer for it, and returns
+// how many may from there; 0 and io.EOF at the end of a committed blob. It returns the
+// error of a failed blob at once, and the cause of the end of ctx.
+func (b *Blob) Await(ctx context.Context, off int64) (int64, error) { return b.e.await(ctx, off) }
 
 // Path returns where the file lies. It is valid while the blob is open and once it
 // is committed; the file must not be changed.

@@ -18,6 +18,7 @@ import (
 type entry struct {
 	digest digest.Digest
 	size   int64
+	source string // of the fill, as its caller names it; "" for none, or before a restart
 
 	// Guarded by Spool.mu. Readers may use file without it, since they pin the entry.
 	file    *os.File      // open while pins > 0

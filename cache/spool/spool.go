@@ -55,11 +55,13 @@ type Spool struct {
 	reserved  int64
 }
 
-// An arrival names a blob that is on its way. The size is part of it: one that is
-// declared wrong somewhere must not spoil the same blob for those who know better.
+// An arrival names a blob that is on its way. Size and source are part of it: one that
+// is declared wrong somewhere, or lacking there, must not spoil the same blob for those
+// who know better.
 type arrival struct {
 	digest digest.Digest
 	size   int64
+	source string
 }
 
 // Open opens the spool in dir, which is created with mode 0700 where it is missing
@@ -173,7 +175,7 @@ func (s *Spool) openCommitted(d digest.Digest) (*Blob, error) {
 
 // Fetch returns the blob d, pinned: the committed one, the one that is arriving, or
 // one that begins to arrive now. However many callers ask, there is one fill for a
-// digest and size at any time.
+// digest, size and source at any time.
 //
 // fill writes the blob's bytes to w in order, and must not use w once it has
 // returned. It runs in a goroutine and a context of the spool, which end with
@@ -185,6 +187,13 @@ func (s *Spool) openCommitted(d digest.Digest) (*Blob, error) {
 // have enough left; the error then wraps ErrFull where that can't be had. r is not
 // drawn from for a blob that is there or on its way.
 func (s *Spool) Fetch(d digest.Digest, size int64, r *Reservation, fill func(ctx context.Context, w io.Writer) error) (*Blob, error) {
+	return s.FetchFrom("", d, size, r, fill)
+}
+
+// FetchFrom is Fetch with a name for where fill gets its bytes, which Blob.Source
+// returns: a digest says nothing of who may have what it names. A blob that arrives from
+// elsewhere is not waited for, since it may never come; whichever is there first stays.
+func (s *Spool) FetchFrom(source string, d digest.Digest, size int64, r *Reservation, fill func(ctx context.Context, w io.Writer) error) (*Blob, error) {
 	if err := checkDigest(d); err != nil {
 		return nil, err
 	}
@@ -201,10 +210,10 @@ func (s *Spool) Fetch(d digest.Digest, size int64, r *Reservation, fill func(ctx
 	if !errors.Is(err, fs.ErrNotExist) {
 		return b, err
 	}
-	if e, ok := s.arriving[arrival{d, size}]; ok {
+	if e, ok := s.arriving[arrival{d, size, source}]; ok {
 		return s.pin(e), nil
 	}
-	e, err := s.begin(d, size, r)
+	e, err := s.begin(source, d, size, r)
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", d, err)
 	}
@@ -214,7 +223,7 @@ func (s *Spool) Fetch(d digest.Digest, size int64, r *Reservation, fill func(ctx
 }
 
 // begin makes a new entry that waits for its bytes. s.mu is held.
-func (s *Spool) begin(d digest.Digest, size int64, r *Reservation) (*entry, error) {
+func (s *Spool) begin(source string, d digest.Digest, size int64, r *Reservation) (*entry, error) {
 	if e, ok := s.blobs[d]; ok { // not yet checked after a boot: the new one takes its place
 		s.drop(e)
 	}
@@ -228,8 +237,8 @@ func (s *Spool) begin(d digest.Digest, size int64, r *Reservation) (*entry, erro
 		return nil, err
 	}
 	e := newEntry(d, size)
-	e.file, e.path, e.loan = f, f.Name(), l
-	s.arriving[arrival{d, size}] = e
+	e.source, e.file, e.path, e.loan = source, f, f.Name(), l
+	s.arriving[arrival{d, size, source}] = e
 	return e, nil
 }
 
@@ -250,7 +259,7 @@ func (s *Spool) run(e *entry, fill func(ctx context.Context, w io.Writer) error)
 func (s *Spool) finish(e *entry, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.arriving, arrival{e.digest, e.size})
+	delete(s.arriving, arrival{e.digest, e.size, e.source})
 	if err == nil {
 		err = s.commit(e)
 	}
