@@ -99,6 +99,8 @@ func (sc *Scan) judgeLayers() {
 		entries += int64(p.result.Entries)
 		name := short(sc.img.Layers[i].Digest)
 		switch {
+		case unreadable(sc.img.Layers[i].MediaType):
+			sc.refuse(Failed, CauseScanFailed, "layer %d (%s) is of the type %s, which can't be scanned", i, name, sc.img.Layers[i].MediaType)
 		case !p.result.Tar:
 			sc.refuse(Failed, CauseScanFailed, "layer %d (%s, %s) is no tar, so what is in it is unknown", i, name, sc.img.Layers[i].MediaType)
 		case !sc.claimed(i):
@@ -107,7 +109,7 @@ func (sc *Scan) judgeLayers() {
 		}
 	}
 	if limit := sc.s.imageBytes(); bytes > limit {
-		sc.refuse(Limit, CauseScanLimit, "its layers have %d bytes uncompressed, more than %d", bytes, limit)
+		sc.refuse(Limit, CauseScanLimit, "its layers have %d bytes uncompressed, more than %d (%s)", bytes, limit, imageBytesSetting)
 	}
 	if limit := sc.s.imageEntries(); entries > limit {
 		sc.refuse(Limit, CauseScanLimit, "its layers have %d entries, more than %d", entries, limit)

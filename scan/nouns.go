@@ -27,6 +27,7 @@ const (
 	CauseScanTimeout  Cause = "scan_timeout"
 	CauseScanFailed   Cause = "scan_failed"
 	CauseScanLimit    Cause = "scan_limit"
+	CauseNoRoom       Cause = "no_room" // no disk to fetch or unpack it to: nothing of the image's
 	CauseDBMissing    Cause = "db_missing"
 	CauseDBStale      Cause = "db_stale"
 	CauseStoreDown    Cause = "store_down"

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"time"
 
@@ -103,17 +104,53 @@ type imageConfigFile struct {
 	} `json:"rootfs"`
 }
 
-// get reads JSON out of the Store. A miss wraps fs.ErrNotExist; a value that can't be
-// read any more is an error.
-func (s *Scanner) get(ctx context.Context, k cache.Key, v any) error {
+// A stored value can tell that it is not one that was ever stored.
+type stored interface{ check() error }
+
+func (v *Verdict) check() error {
+	switch v.Scan.State {
+	case Complete, Partial, Failed, Limit, Unsupported:
+		return nil
+	}
+	return fmt.Errorf("a verdict in the state %.40q", v.Scan.State)
+}
+
+func (r *imageRecord) check() error {
+	if r.Outcome != nil {
+		return r.Outcome.check()
+	}
+	if r.SBOM == "" {
+		return errors.New("neither an SBOM nor an outcome")
+	}
+	return nil
+}
+
+// A layerRecord is what the guard found in a layer. Without its check an empty one would
+// be a layer in which nothing runs.
+type layerRecord layer.Result
+
+func (r *layerRecord) check() error { return r.DiffID.Validate() }
+
+// get reads JSON out of the Store. A miss wraps fs.ErrNotExist, and so does a value that
+// can't be read any more: it is logged, and made again.
+func (s *Scanner) get(ctx context.Context, k cache.Key, v stored) error {
 	b, err := s.Store.Get(ctx, k)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("stored %s: %w", k, err)
+		return s.damaged(k, err)
+	}
+	if err := v.check(); err != nil {
+		return s.damaged(k, err)
 	}
 	return nil
+}
+
+// damaged logs a stored value that can't be read, and returns a miss.
+func (s *Scanner) damaged(k cache.Key, err error) error {
+	s.log().Warn("a stored value can't be read; it is made again", "key", k, "error", err)
+	return fmt.Errorf("stored %s: %w (%w)", k, fs.ErrNotExist, err)
 }
 
 // put stores JSON. That it can't be stored costs only a repetition: it is logged.
@@ -176,7 +213,8 @@ func decodeSBOM(packed []byte) (*SBOM, error) {
 	return &SBOM{plain[end:], head.Packages, head.Distro, head.DistroVer, head.Problems}, nil
 }
 
-// getSBOM reads the SBOM with the key id given. A miss wraps fs.ErrNotExist.
+// getSBOM reads the SBOM with the key id given. A miss wraps fs.ErrNotExist, and so does
+// an SBOM that can't be read any more.
 func (s *Scanner) getSBOM(ctx context.Context, id string) (*SBOM, error) {
 	k := cache.Name(kindSBOM, id)
 	packed, err := s.Store.Get(ctx, k)
@@ -185,7 +223,7 @@ func (s *Scanner) getSBOM(ctx context.Context, id string) (*SBOM, error) {
 	}
 	b, err := decodeSBOM(packed)
 	if err != nil {
-		return nil, fmt.Errorf("stored %s: %w", k, err)
+		return nil, s.damaged(k, err)
 	}
 	return b, nil
 }

@@ -22,9 +22,14 @@ const (
 )
 
 // configTypes are the config media types that runtimes take for an image's. Docker
-// takes an empty type for its own; so must we.
+// takes an empty type for its own, and those that registries once wrote in its place
+// (moby, distribution/registry.go, ImageTypes), whatever the layers' types are; so must
+// we. An artifact under one of them is told by its layers' bytes.
 var configTypes = map[string]bool{
-	"": true,
+	"":                         true,
+	"application/octet-stream": true,
+	"application/json":         true,
+	"text/html":                true,
 	"application/vnd.oci.image.config.v1+json":       true,
 	"application/vnd.docker.container.image.v1+json": true,
 }
@@ -60,6 +65,13 @@ func rootFS(mediaType string) bool {
 			return true
 		}
 	}
+	return unreadable(mediaType)
+}
+
+// unreadable reports whether a layer of this media type is no tar for its runtime,
+// whatever its bytes begin with: an EROFS image begins as an empty tar ends.
+func unreadable(mediaType string) bool {
+	t := baseType(mediaType)
 	for _, word := range []string{"erofs", "squashfs", "+encrypted"} {
 		if strings.Contains(t, word) {
 			return true

@@ -106,10 +106,10 @@ func (sc *Scan) remember(ctx context.Context) error {
 	g.SetLimit(16)
 	for i, d := range sc.img.Layers {
 		g.Go(func() error {
-			r := new(layer.Result)
+			r := new(layerRecord)
 			switch err := sc.s.get(gctx, sc.s.layerKey(d), r); {
 			case err == nil:
-				sc.parts[i].result = r
+				sc.parts[i].result = (*layer.Result)(r)
 			case !errors.Is(err, fs.ErrNotExist) && gctx.Err() == nil:
 				sc.s.log().Warn("a layer's record can't be read, it is guarded again", "layer", d.Digest, "error", err)
 			}
@@ -259,7 +259,7 @@ func (sc *Scan) guardFailed(i int, err error) error {
 	defer sc.mu.Unlock()
 	switch name := short(sc.img.Layers[i].Digest); {
 	case errors.As(err, &limit):
-		sc.refuse(Limit, CauseScanLimit, "layer %d (%s) is past a bound: %v", i, name, err)
+		sc.refuse(Limit, CauseScanLimit, "layer %d (%s) is past a bound%s: %v", i, name, raisedBy(limit), err)
 	case errors.As(err, &format):
 		sc.refuse(Failed, CauseScanFailed, "layer %d (%s) can't be read: %v", i, name, err)
 	default:

@@ -38,7 +38,8 @@ type Scanner struct {
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // nil: time.Now
 
-	flights flights
+	flights  flights
+	verdicts cache.Memo[cache.Key, *Verdict] // reading one takes milliseconds, and every request for an image needs its own
 }
 
 // errTimeout is why work that took longer than Timeout was ended.
@@ -61,7 +62,7 @@ func (s *Scanner) Known(ctx context.Context, d digest.Digest) (*Verdict, error) 
 		if rec.Outcome != nil {
 			return rec.Outcome, nil
 		}
-		if v, err := s.stored(ctx, rec); err == nil {
+		if v, err := s.matched(ctx, rec); err == nil {
 			return v, nil
 		} else if !errors.Is(err, fs.ErrNotExist) && !databaseError(err) {
 			return nil, err
@@ -85,7 +86,7 @@ func (s *Scanner) Cached(ctx context.Context, d digest.Digest) (*Verdict, error)
 	if rec.Outcome != nil {
 		return rec.Outcome, nil
 	}
-	return s.stored(ctx, rec)
+	return s.matched(ctx, rec)
 }
 
 // Catalogued reports whether an image's SBOM is stored, so that a new database needs
@@ -122,14 +123,11 @@ func (s *Scanner) record(ctx context.Context, d digest.Digest) (*imageRecord, er
 	if err := s.get(ctx, s.imageKey(d), rec); err != nil {
 		return nil, fmt.Errorf("image %s: %w", d, err)
 	}
-	if rec.SBOM == "" && rec.Outcome == nil {
-		return nil, fmt.Errorf("image %s: its stored record is empty", d)
-	}
 	return rec, nil
 }
 
-// stored returns the verdict in the Store for today's database.
-func (s *Scanner) stored(ctx context.Context, rec *imageRecord) (*Verdict, error) {
+// matched returns the verdict in the Store for today's database.
+func (s *Scanner) matched(ctx context.Context, rec *imageRecord) (*Verdict, error) {
 	db, err := s.Database(ctx)
 	if err != nil {
 		if !databaseError(err) {
@@ -141,10 +139,20 @@ func (s *Scanner) stored(ctx context.Context, rec *imageRecord) (*Verdict, error
 	if err != nil {
 		return nil, err
 	}
+	return s.verdict(ctx, key)
+}
+
+// verdict returns the verdict under its key.
+func (s *Scanner) verdict(ctx context.Context, key cache.Key) (*Verdict, error) {
+	if v, ok := s.verdicts.Get(key); ok {
+		return v, nil
+	}
 	v := new(Verdict)
 	if err := s.get(ctx, key, v); err != nil {
 		return nil, err
 	}
+	const each = 1 << 10 // bytes, about
+	s.verdicts.Put(key, v, each*(1+len(v.Findings)+len(v.Scan.Coverage.Problems)))
 	return v, nil
 }
 

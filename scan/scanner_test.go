@@ -134,6 +134,14 @@ func TestKnownIsGivenUp(t *testing.T) {
 	}
 }
 
+// erofs is a layer that begins as an EROFS image does: a kilobyte of zeros, then its
+// magic number.
+func erofs(mediaType string) blob {
+	b := make([]byte, 8192)
+	copy(b[1024:], []byte{0xe2, 0xe1, 0xf5, 0xe0})
+	return blob{mediaType, b, digest.FromBytes(b)}
+}
+
 func TestContent(t *testing.T) {
 	aTar := tarOf(t, "a")
 	a := layerOf(aTar)
@@ -155,13 +163,15 @@ func TestContent(t *testing.T) {
 		{name: "a chart", config: "application/vnd.cncf.helm.config.v1+json", blobs: []blob{sig}, want: Unsupported},
 		{name: "a signature beside a layer", config: ociConfig, blobs: []blob{a, sig}, want: Failed, cause: CauseScanFailed, detail: "is no tar"},
 		{name: "a layer's type over no tar", config: ociConfig, blobs: []blob{{gzipLayer, text, digest.FromBytes(text)}}, want: Failed, cause: CauseScanFailed, detail: "is no tar"},
+		{name: "EROFS", config: ociConfig, blobs: []blob{a, erofs("application/vnd.erofs.layer.v1")}, want: Failed, cause: CauseScanFailed, detail: "can't be scanned"},
+		{name: "EROFS under an OCI type", config: ociConfig, blobs: []blob{a, erofs("application/vnd.oci.image.layer.v1.erofs")}, want: Failed, cause: CauseScanFailed, detail: "can't be scanned"},
 		{name: "encrypted", config: ociConfig, blobs: []blob{{gzipLayer + "+encrypted", text, digest.FromBytes(text)}}, want: Failed, cause: CauseScanFailed},
 		{name: "a tar under a strange type", config: ociConfig, blobs: []blob{{"text/plain", a.bytes, a.diffID}}, want: Complete},
 		{name: "a layer under a chart's config", config: "application/vnd.cncf.helm.config.v1+json", blobs: []blob{a}, want: Complete},
 		{name: "another diff ID", config: ociConfig, blobs: []blob{a, {gzipLayer, zipped(tarOf(t, "b")), a.diffID}}, want: Failed, cause: CauseScanFailed, detail: "layer 1"},
 		{name: "too few diff IDs", config: ociConfig, blobs: []blob{a, {gzipLayer, a.bytes, ""}}, want: Failed, cause: CauseScanFailed, detail: "1 diff IDs"},
 		{name: "cut gzip", config: ociConfig, blobs: []blob{{gzipLayer, a.bytes[:len(a.bytes)-10], a.diffID}}, want: Failed, cause: CauseScanFailed, detail: "can't be read"},
-		{name: "a bound of a layer", config: ociConfig, blobs: []blob{layerOf(tarOf(t, "a", "b", "c"))}, want: Limit, cause: CauseScanLimit,
+		{name: "a bound of a layer", config: ociConfig, blobs: []blob{layerOf(tarOf(t, "a", "b", "c"))}, want: Limit, cause: CauseScanLimit, detail: "scan.limits.layer_entries",
 			change: func(h *house) { h.Limits = layer.DefaultLimits(); h.Limits.Entries = 2 }},
 		{name: "a bound of the image", config: ociConfig, blobs: []blob{a, layerOf(tarOf(t, "b"))}, want: Limit, cause: CauseScanLimit,
 			change: func(h *house) { h.ImageEntries = 1 }},

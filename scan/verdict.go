@@ -183,6 +183,10 @@ func (s *Scanner) firstSeen(ctx context.Context, findings []Finding) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				b, err = s.Store.PutNew(gctx, k, today, 0)
 			}
+			if _, bad := time.Parse(time.DateOnly, string(b)); err == nil && bad != nil {
+				s.log().Warn("when a finding was first seen can't be read; it counts from today", "key", k, "error", bad)
+				b, err = today, s.Store.Put(gctx, k, today, 0)
+			}
 			*date = string(b)
 			return err
 		})

@@ -49,7 +49,7 @@ func (d *Databases) Run(ctx context.Context) error {
 				return nil
 			case err != nil:
 				failures++
-				d.log().Warn("no update of the vulnerability database", "error", err)
+				d.complain(ctx, err)
 			default:
 				failures = 0
 				d.log().Debug("asked for a new vulnerability database", "changed", changed)
@@ -58,6 +58,15 @@ func (d *Databases) Run(ctx context.Context) error {
 		}
 		seen = d.announce(ctx, seen)
 	}
+}
+
+// complain logs a check that failed: an error where there is nothing to go on with.
+func (d *Databases) complain(ctx context.Context, err error) {
+	if _, none := d.active(); none != nil {
+		d.log().ErrorContext(ctx, "no vulnerability database yet; trying again", "error", err)
+		return
+	}
+	d.log().WarnContext(ctx, "no update of the vulnerability database", "error", err)
 }
 
 // announce calls OnChange if the active build is another than the one with the
