@@ -71,7 +71,8 @@ type snapshot struct {
 
 // Open loads policies, waivers and kill list, runs the policies' own tests and
 // evaluates them once. Anything wrong with any of them is an error that names file
-// and line. ctx bounds the loading only.
+// and line, but for single lines of the kill file: these are logged, and the others
+// hold. ctx bounds the loading only.
 func Open(ctx context.Context, c Config) (*Engine, error) {
 	switch c.Mode {
 	case "":
@@ -118,6 +119,9 @@ func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 	in.Now = in.Now.UTC()
 	s := e.current.Load()
 	if reason, ok := s.kill.find(in.Image.Digest, in.Image.Indexes...); ok {
+		return e.killed(s, reason)
+	}
+	if reason, ok := s.kill.find("", in.Image.Aliases...); ok {
 		return e.killed(s, reason)
 	}
 	if e.c.Mode == Off {

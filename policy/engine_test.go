@@ -113,7 +113,8 @@ func TestCauses(t *testing.T) {
 		scan.CauseScanLimit:    "smaller",
 		scan.CauseDBMissing:    "sluice db import",
 		scan.CauseDBStale:      "sluice db update",
-		scan.CauseStoreDown:    "sluice doctor",
+		scan.CauseNoRoom:       "spool",
+		scan.CauseStoreDown:    "sluice healthcheck --ready",
 		scan.CauseUpstreamDown: "Try again",
 	} {
 		t.Run(string(cause), func(t *testing.T) {

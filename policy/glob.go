@@ -2,10 +2,10 @@ package policy
 
 import "strings"
 
-// matchGlob reports whether all of s matches pattern, in which "*" stands for any
+// MatchGlob reports whether all of s matches pattern, in which "*" stands for any
 // text without "/", "**" for any text, "?" for one character but "/". It takes time
 // in proportion to the product of their lengths at most.
-func matchGlob(pattern, s string) bool {
+func MatchGlob(pattern, s string) bool {
 	if i := strings.IndexAny(pattern, "*?"); i < 0 {
 		return pattern == s
 	} else if !strings.HasPrefix(s, pattern[:i]) { // most don't match, and this is cheap

@@ -127,7 +127,11 @@ func (e *Engine) load(ctx context.Context, f files) error {
 	}
 	err := state.err()
 	if old == nil && err != nil {
-		return err
+		if state.policyErr != nil || state.waiverErr != nil || f.killErr != nil {
+			return err
+		}
+		e.c.Log.ErrorContext(ctx, "the kill list has errors; its good lines hold", "error", err)
+		err = nil
 	}
 	next.revision = next.program.revision
 	if next.waivers.revision != "" {

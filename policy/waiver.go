@@ -61,8 +61,8 @@ func (s *Scope) images(in *Input) bool {
 	if s.Namespace != "" && s.Namespace != in.Request.Namespace {
 		return false
 	}
-	return s.Repository == "" || matchGlob(s.Repository, in.Image.Repository) ||
-		matchGlob(s.Repository, in.Image.Registry+"/"+in.Image.Repository)
+	return s.Repository == "" || MatchGlob(s.Repository, in.Image.Repository) ||
+		MatchGlob(s.Repository, in.Image.Registry+"/"+in.Image.Repository)
 }
 
 // violation reports whether the scope covers what a policy says of an image that it
@@ -77,7 +77,8 @@ type waiverSet struct {
 	revision string // "" where there is no file
 }
 
-// activeWaivers are those of a set that hold for one input.
+// activeWaivers are those of a set that hold for one input, the one that holds longest
+// first: of several for one thing, it is the one that counts.
 type activeWaivers []*Waiver
 
 // active returns the waivers that hold at in.Now for its image and caller.
@@ -88,6 +89,7 @@ func (w *waiverSet) active(in *Input) activeWaivers {
 			active = append(active, x)
 		}
 	}
+	slices.SortStableFunc(active, func(a, b *Waiver) int { return b.until.Compare(a.until) })
 	return active
 }
 
@@ -132,25 +134,26 @@ func byAdvisory(ws activeWaivers) findingWaivers {
 	return m
 }
 
-// find returns the first waiver that covers f, or nil.
+// find returns the waiver that covers f for the longest time, or nil.
 func (m findingWaivers) find(f *scan.Finding) *Waiver {
 	if len(m) == 0 {
 		return nil
 	}
 	names := func(id string) *Waiver {
 		for _, x := range m[strings.ToLower(id)] {
-			if x.Scope.Package == "" || matchGlob(x.Scope.Package, f.Package.Name) {
+			if x.Scope.Package == "" || MatchGlob(x.Scope.Package, f.Package.Name) {
 				return x
 			}
 		}
 		return nil
 	}
+	var longest *Waiver
 	for _, id := range append([]string{"", f.ID}, f.Aliases...) {
-		if x := names(id); x != nil {
-			return x
+		if x := names(id); x != nil && (longest == nil || x.until.After(longest.until)) {
+			longest = x
 		}
 	}
-	return nil
+	return longest
 }
 
 // violations splits what policies said into what stays and what waivers set aside.

@@ -256,11 +256,11 @@ func TestMatchGlob(t *testing.T) {
 		{"*", "a", true}, {"*", "a/b", false}, {"a?c", "abc", true}, {"a?c", "a/c", false}, {"a?c", "ac", false},
 		{"a*b*c", "axxbyyc", true}, {"a*b*c", "axxbyy", false}, {"***", "a/b", true}, {"[a]", "a", false}, {"a.c", "abc", false},
 	} {
-		if got := matchGlob(c.pattern, c.s); got != c.want {
+		if got := MatchGlob(c.pattern, c.s); got != c.want {
 			t.Errorf("%q on %q: %v", c.pattern, c.s, got)
 		}
 	}
-	if matchGlob(strings.Repeat("*a", 200), strings.Repeat("a", 199)) {
+	if MatchGlob(strings.Repeat("*a", 200), strings.Repeat("a", 199)) {
 		t.Error("two hundred of them match less")
 	}
 }
@@ -286,4 +286,31 @@ func FuzzParseWaivers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Of several waivers for one thing the one that holds longest is named: nobody hurries
+// to renew one that another outlives.
+func TestTheLongestWaiverCounts(t *testing.T) {
+	const file = `
+waivers:
+- {id: short, owner: a, reason: b, expires: 2026-04-01, scope: {advisory: CVE-2026-0001}}
+- {id: long, owner: a, reason: b, expires: 2026-09-01, scope: {advisory: GHSA-AAAA}}
+- {id: middle, owner: a, reason: b, expires: 2026-05-01, scope: {package: openssl}}
+- {id: policy-short, owner: a, reason: b, expires: 2026-04-01, scope: {policy: no_root}}
+- {id: policy-long, owner: a, reason: b, expires: 2026-06-01, scope: {policy: no_root}}
+`
+	set, err := parseWaivers("w.yaml", []byte(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := clean()
+	in.Findings = []scan.Finding{{ID: "CVE-2026-0001", Aliases: []string{"GHSA-aaaa"}, Package: scan.Package{Name: "openssl"}}}
+	in.Now = set.all[0].until.AddDate(0, 0, -10)
+	active := set.active(&in)
+	if _, waived := active.findings(&in); len(waived) != 1 || waived[0].Waiver != "long" {
+		t.Errorf("finding: %+v", waived)
+	}
+	if _, waived := active.violations([]Violation{{Policy: "no_root"}}); len(waived) != 1 || waived[0].Waiver != "policy-long" {
+		t.Errorf("violation: %+v", waived)
+	}
 }

@@ -20,6 +20,10 @@ causes := {
 		"what": "the image is past a bound of the scanner",
 		"do": "Make the image smaller, or ask the gateway's operator to raise the bound.",
 	},
+	"no_room": {
+		"what": "the gateway has no room to scan the image",
+		"do": "Try again in a minute; if it stays, the gateway's operator can free disk or raise the quotas under spool.",
+	},
 	"db_missing": {
 		"what": "there is no vulnerability database yet",
 		"do": "Wait for the download, or run `sluice db update`, or offline `sluice db import FILE`.",
@@ -30,7 +34,7 @@ causes := {
 	},
 	"store_down": {
 		"what": "the gateway's store can't be read",
-		"do": "Try again; if it stays, tell the gateway's operator to check the store with `sluice doctor`.",
+		"do": "Try again; if it stays, tell the gateway's operator: `sluice healthcheck --ready` says why.",
 	},
 	"upstream_down": {
 		"what": "the upstream registry can't be reached",
