@@ -21,6 +21,9 @@ const (
 	blobAttempts = 8
 	// blobProgress is how many bytes since the last break count as progress.
 	blobProgress = 64 << 10
+	// blobStall is how many of these a stall counts for, as it has cost a minute: three
+	// end before clients have waited for longer than they are let.
+	blobStall = 3
 	// blobMaxWait bounds what is waited for a Retry-After in mid-blob.
 	blobMaxWait = time.Minute
 	// blobEndWait bounds the wait for the end of a body of unknown length, all of
@@ -54,6 +57,10 @@ func (r *Registry) Blob(ctx context.Context, repo string, desc ocispec.Descripto
 	}
 	return b, nil
 }
+
+// Exact reports whether the registry has said how long the blob is, and it is as long as
+// its descriptor says. It belongs to the one who reads.
+func (b *blob) Exact() bool { return b.exact }
 
 // A blob is the reader that Blob returns. All fields but body belong to Read.
 type blob struct {
@@ -156,8 +163,12 @@ func (b *blob) failed(err error, after time.Duration) error {
 		b.failures = 0
 	}
 	b.lastFail = b.offset
-	if b.failures++; b.failures > blobAttempts {
-		return b.error(fmt.Errorf("broken off %d times in a row at byte %d of %d: %w", b.failures, b.offset, b.desc.Size, cause(err)))
+	b.failures++
+	if s := (*stalled)(nil); errors.As(err, &s) {
+		b.failures += blobStall - 1
+	}
+	if b.failures > blobAttempts {
+		return b.error(fmt.Errorf("broken off again and again, the last time at byte %d of %d: %w", b.offset, b.desc.Size, cause(err)))
 	}
 	b.registry.log().Debug("blob broke off and is resumed", "upstream", b.registry.Name, "digest", b.desc.Digest,
 		"offset", b.offset, "size", b.desc.Size, "attempt", b.failures, "error", cause(err))
@@ -209,6 +220,9 @@ func (b *blob) accept(resp *http.Response) error {
 	case http.StatusPartialContent:
 		start, end, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		switch {
+		case b.offset == 0: // all of it was asked for, and how long that is was not said
+			resp.Body.Close()
+			return b.passing(errors.New("HTTP 206 without having been asked for a part"))
 		case !ok || start != b.offset || end >= b.desc.Size:
 			resp.Body.Close()
 			return b.passing(errors.New("the answer is not the range that was asked for"))

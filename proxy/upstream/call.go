@@ -146,6 +146,9 @@ func wait(ctx context.Context, d time.Duration) error {
 // attempt sends c once, and once more with a new token where the registry asks for
 // one or no longer accepts the kept one.
 func (r *Registry) attempt(ctx context.Context, c call) (*http.Response, error) {
+	if err := r.pauses.check(c); err != nil {
+		return nil, err
+	}
 	u, err := r.url(c)
 	if err != nil {
 		return nil, err
@@ -177,7 +180,9 @@ func (r *Registry) attempt(ctx context.Context, c call) (*http.Response, error) 
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
 	}
-	return nil, r.answerError(c.op, u, resp, creds, auth.header)
+	err = r.answerError(c.op, u, resp, creds, auth.header)
+	r.pauses.note(c, err)
+	return nil, err
 }
 
 // asked returns the challenge of a 401 that the registry itself gave, else nil.
@@ -192,7 +197,8 @@ func (r *Registry) asked(resp *http.Response, u *url.URL) *challenge {
 func (r *Registry) answerError(op string, asked *url.URL, resp *http.Response, creds Credentials, auth string) *Error {
 	defer resp.Body.Close()
 	e := &Error{Op: op, URL: shown(resp.Request.URL), Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
-	e.elsewhere = !sameOrigin(asked, resp.Request.URL)
+	elsewhere := !sameOrigin(asked, resp.Request.URL)
+	e.elsewhere = elsewhere && op == opBlob
 	switch resp.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
 		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -201,7 +207,7 @@ func (r *Registry) answerError(op string, asked *url.URL, resp *http.Response, c
 	if resp.Request.URL.String() != asked.String() {
 		e.URL = host(resp.Request.URL) // what stands behind it may be a pre-signed URL
 	}
-	if e.elsewhere {
+	if elsewhere {
 		return e // a storage's message may quote the signature
 	}
 	_, secret, _ := strings.Cut(auth, " ")
@@ -234,7 +240,7 @@ func (r *Registry) follow(ctx context.Context, op, method string, u *url.URL, h 
 		if auth != "" {
 			req.Header.Set("Authorization", auth)
 		}
-		resp, err := r.send(ctx, req)
+		resp, err := r.hop(ctx, op, req)
 		if err != nil {
 			e := &Error{Op: op, URL: shown(u), Err: cause(err), again: ctx.Err() == nil && !permanent(err)}
 			if hop > 0 {
@@ -243,12 +249,16 @@ func (r *Registry) follow(ctx context.Context, op, method string, u *url.URL, h 
 			return nil, e
 		}
 		next, err := redirect(resp, u)
-		if err == nil && next != nil && hop == maxRedirects {
+		switch {
+		case err != nil || next == nil:
+		case hop == maxRedirects:
 			err = fmt.Errorf("more than %d redirects", maxRedirects)
+		case op == opHistory && !sameOrigin(asked, next):
+			err = fmt.Errorf("%s is not the registry itself, and what it sends goes to clients as it came", host(next))
 		}
 		if err != nil {
 			drain(resp)
-			return nil, &Error{Op: op, URL: host(u), Err: err}
+			return nil, &Error{Op: op, URL: host(u), Err: fmt.Errorf("%w: %w", errRedirect, err)}
 		}
 		if next == nil {
 			return resp, nil
@@ -259,6 +269,15 @@ func (r *Registry) follow(ctx context.Context, op, method string, u *url.URL, h 
 		}
 		u = next
 	}
+}
+
+// hop sends one request to where it may go.
+func (r *Registry) hop(ctx context.Context, op string, req *http.Request) (*http.Response, error) {
+	ctx, err := r.ruled(ctx, op, req.URL)
+	if err != nil {
+		return nil, err
+	}
+	return r.send(ctx, req)
 }
 
 func (r *Registry) userAgent() string {
@@ -279,104 +298,19 @@ func redirect(resp *http.Response, from *url.URL) (*url.URL, error) {
 	to, err := from.Parse(resp.Header.Get("Location"))
 	switch {
 	case err != nil || to.Host == "" || (to.Scheme != "https" && to.Scheme != "http"):
-		return nil, errors.New("redirect to nowhere")
+		return nil, errors.New("it leads nowhere")
 	case from.Scheme == "https" && to.Scheme == "http":
-		return nil, fmt.Errorf("redirect from https to %s is refused", host(to))
+		return nil, fmt.Errorf("it leads from https to %s", host(to))
 	}
 	to.User, to.Fragment, to.RawFragment = nil, "", ""
 	return to, nil
 }
 
-// send is one round trip. The answer's body has the idle timeout.
-func (r *Registry) send(ctx context.Context, req *http.Request) (*http.Response, error) {
-	if _, err := r.Base(); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	b := &idleBody{idle: orDefault(r.IdleTimeout, 60*time.Second), cancel: cancel, ctx: ctx}
-	header := orDefault(r.HeaderTimeout, 30*time.Second)
-	b.timer = time.AfterFunc(header, func() { cancel(&stalled{"answer", header}) })
-	resp, err := r.transport.RoundTrip(req.WithContext(ctx))
-	stopped := b.timer.Stop()
-	if err != nil {
-		cancel(nil)
-		return nil, b.reason(err)
-	}
-	if !stopped {
-		resp.Body.Close()
-		return nil, b.reason(context.Canceled)
-	}
-	b.timer = time.AfterFunc(b.idle, func() { cancel(&stalled{"byte", b.idle}) })
-	b.timer.Stop()
-	b.ReadCloser, resp.Body = resp.Body, b
-	if resp.Request == nil {
-		resp.Request = req
-	}
-	return resp, nil
-}
-
-// An idleBody is a body each of whose reads has a timeout.
-type idleBody struct {
-	io.ReadCloser
-	idle   time.Duration
-	timer  *time.Timer
-	ctx    context.Context //nolint:containedctx // the request's own, for the cause of its end
-	cancel context.CancelCauseFunc
-}
-
-func (b *idleBody) Read(p []byte) (int, error) {
-	b.timer.Reset(b.idle)
-	n, err := b.ReadCloser.Read(p)
-	b.timer.Stop()
-	if err != nil && err != io.EOF {
-		err = b.reason(err)
-	}
-	return n, err
-}
-
-func (b *idleBody) Close() error {
-	b.timer.Stop()
-	b.cancel(nil)
-	return b.ReadCloser.Close()
-}
-
-// reason returns why the request ended: the timeout that we set, or err.
-func (b *idleBody) reason(err error) error {
-	var s *stalled
-	if errors.As(context.Cause(b.ctx), &s) {
-		return s
-	}
-	return err
-}
-
-// stalled is the error for a registry that is silent.
-type stalled struct {
-	what  string
-	after time.Duration
-}
-
-func (s *stalled) Error() string { return fmt.Sprintf("no %s for %v", s.what, s.after) }
-func (s *stalled) Timeout() bool { return true }
-
 // permanent reports whether a transport's error won't pass by itself.
 func permanent(err error) bool {
 	var dns *net.DNSError
-	return certificateError(err) || errors.As(err, &dns) && dns.IsNotFound
-}
-
-// drain reads what little is left of a body that nobody needs and closes it, so that
-// its connection can be used again.
-func drain(resp *http.Response) {
-	readBriefly(resp, 4<<10)
-	resp.Body.Close()
-}
-
-// readBriefly returns at most n bytes of a body, those that come within 2 s.
-func readBriefly(resp *http.Response, n int64) []byte {
-	t := time.AfterFunc(2*time.Second, func() { resp.Body.Close() })
-	defer t.Stop()
-	b, _ := io.ReadAll(io.LimitReader(resp.Body, n))
-	return b
+	var near *nearError
+	return certificateError(err) || errors.As(err, &near) || errors.As(err, &dns) && dns.IsNotFound
 }
 
 // shown returns u without its query.

@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 )
@@ -164,3 +168,31 @@ func cause(err error) error {
 func contentError(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrContent}, args...)...)
 }
+
+// Silence says in a few words, fit for anybody, why a registry gave no answer that could
+// be used: no address, no name, nothing that it sent.
+func Silence(err error) string {
+	var dns *net.DNSError
+	var slow *stalled
+	var near *nearError
+	switch {
+	case errors.As(err, &near):
+		return "it sends on to where it may not"
+	case errors.Is(err, errRedirect):
+		return "it sends on in circles, or to where it may not"
+	case certificateError(err):
+		return "its certificate is not trusted"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "its name is not known"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there"
+	case errors.As(err, &slow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return "no answer in time"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return "it breaks off"
+	}
+	return "no answer"
+}
+
+// errRedirect is wrapped by the error for a redirect that isn't followed.
+var errRedirect = errors.New("redirect not followed")

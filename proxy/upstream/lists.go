@@ -17,6 +17,7 @@ const (
 	maxTagsBody     = 32 << 20 // bytes; a repository with a tag for each build has tens of thousands on a page
 	maxReferrers    = 10000    // in all pages
 	maxReferrerPage = 50
+	maxReferrersAll = 16 << 20 // bytes of all pages
 )
 
 // Tags is one page of a repository's tags, as the registry gave them.
@@ -67,6 +68,7 @@ type Referrers struct {
 	FiltersApplied bool   // it holds only the artifact type that was asked for
 
 	manifests []json.RawMessage
+	bytes     int // of the pages so far
 }
 
 // Referrers returns all that refers to a manifest, of one artifact type where that
@@ -96,7 +98,7 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest, 
 		next, ok := nextLink(resp.Header)
 		switch {
 		case !ok || next.RawQuery == c.query.Encode():
-			return refs, nil
+			return refs, refs.join(page + 1)
 		case page+1 == maxReferrerPage:
 			return Referrers{}, &Error{Op: opReferrers, URL: shown(resp.Request.URL), Err: contentError("more than %d pages", maxReferrerPage)}
 		}
@@ -106,7 +108,8 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest, 
 
 func (r *Registry) referrersTag(ctx context.Context, repo string, d digest.Digest) (Referrers, error) {
 	refs := Referrers{Index: []byte(emptyIndex)}
-	m, err := r.Manifest(ctx, repo, d.Algorithm().String()+"-"+d.Encoded())
+	encoded := d.Encoded()
+	m, err := r.Manifest(ctx, repo, d.Algorithm().String()+"-"+encoded[:min(len(encoded), 64)])
 	if NotFound(err) {
 		return refs, nil
 	}
@@ -126,17 +129,24 @@ func (f *Referrers) add(body []byte) error {
 	if json.Unmarshal(body, &doc) != nil {
 		return contentError("no index of referrers")
 	}
-	first := f.manifests == nil
+	f.Index = body
 	f.manifests = append(f.manifests, doc.Manifests...)
-	if len(f.manifests) > maxReferrers {
+	f.bytes += len(body)
+	switch {
+	case len(f.manifests) > maxReferrers:
 		return contentError("more than %d referrers", maxReferrers)
+	case f.bytes > maxReferrersAll:
+		return contentError("more than %d bytes of referrers", maxReferrersAll)
 	}
-	if first {
-		f.manifests, f.Index = append([]json.RawMessage{}, f.manifests...), body
-		return nil
+	return nil
+}
+
+// join makes one index of several pages.
+func (f *Referrers) join(pages int) (err error) {
+	if pages == 1 {
+		return nil // the registry's own bytes
 	}
-	var err error
-	f.Index, err = json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": f.manifests})
+	f.Index, err = json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": append([]json.RawMessage{}, f.manifests...)})
 	return err
 }
 

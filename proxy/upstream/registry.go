@@ -33,10 +33,15 @@ type Registry struct {
 	// RealmHosts are hosts ("auth.example.com" or "auth.example.com:8443"), beside the
 	// registry's own, whose token endpoint may be given the credentials.
 	RealmHosts []string
+	// RedirectHosts are hosts, spelt likewise, that the registry may redirect to wherever
+	// they lie. Others may lie no nearer to this program than the registry does: one that
+	// is public can't send it into a private network, and none to a metadata service.
+	RedirectHosts []string
 	// RootCAs are the authorities that certificates may come from. Default nil, the
 	// system's. Ignored where Transport is set.
 	RootCAs *x509.CertPool
-	// Transport sends single requests. Default nil: NewTransport(RootCAs).
+	// Transport sends single requests. Default nil: NewTransport(RootCAs). Any other does
+	// not tell what names resolve to: only addresses in URLs are held against RedirectHosts.
 	Transport http.RoundTripper
 	// HeaderTimeout bounds the wait for an answer's headers. Default 0, 30 s.
 	HeaderTimeout time.Duration
@@ -59,14 +64,16 @@ type Registry struct {
 
 	challenge atomic.Pointer[challenge] // the last one that the registry gave
 	tokens    tokens
-	warnOnce  sync.Once // for a token endpoint that isn't listed
+	pauses    pauses
+	warnOnce  sync.Once    // for a token endpoint that isn't listed
+	distance  atomic.Int32 // of the registry's own address when it was last connected to; a distance
 }
 
 // With returns a Registry with r's configuration and the given credentials, which
 // shares nothing else with r: no kept token, no remembered refusal.
 func (r *Registry) With(c Credentials) *Registry {
 	n := &Registry{
-		Name: r.Name, URL: r.URL, RealmHosts: r.RealmHosts, RootCAs: r.RootCAs, Transport: r.Transport,
+		Name: r.Name, URL: r.URL, RealmHosts: r.RealmHosts, RedirectHosts: r.RedirectHosts, RootCAs: r.RootCAs, Transport: r.Transport,
 		HeaderTimeout: r.HeaderTimeout, IdleTimeout: r.IdleTimeout, UserAgent: r.UserAgent, Log: r.Log, Backoff: r.Backoff,
 	}
 	n.Credentials = func(context.Context) (Credentials, error) { return c, nil }

@@ -263,12 +263,7 @@ func (r *Registry) listed(base, realm *url.URL) bool {
 	case "registry-1.docker.io", "index.docker.io", "docker.io":
 		hosts = append([]string{"auth.docker.io"}, hosts...)
 	}
-	for _, h := range hosts {
-		if hostPort(&url.URL{Scheme: realm.Scheme, Host: h}) == hostPort(realm) {
-			return true
-		}
-	}
-	return false
+	return listed(hosts, realm)
 }
 
 func (r *Registry) warnRealm(u *url.URL) {

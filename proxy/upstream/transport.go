@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -19,7 +21,10 @@ const connections = 4
 // connections to a host. roots nil are the system's authorities.
 func NewTransport(roots *x509.CertPool) http.RoundTripper {
 	s := &spread{busy: make([]atomic.Int64, connections)}
-	dial := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	dial := &net.Dialer{
+		Timeout: 10 * time.Second, KeepAlive: 30 * time.Second,
+		ControlContext: func(ctx context.Context, _, address string, _ syscall.RawConn) error { return checkDial(ctx, address) },
+	}
 	for range connections {
 		s.transports = append(s.transports, &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,

@@ -390,7 +390,7 @@ func TestUnavailable(t *testing.T) {
 	s4, r4 := start(t, proxytest.Origin{})
 	s4.Inject(0, nil, func(_ http.ResponseWriter, q *http.Request, _ http.Handler) { <-q.Context().Done() })
 	r4.HeaderTimeout = 50 * time.Millisecond
-	if _, err := r4.Resolve(t.Context(), repo, "latest"); !Unavailable(err) || !strings.Contains(err.Error(), "no answer for 50ms") {
+	if _, err := r4.Resolve(t.Context(), repo, "latest"); !Unavailable(err) || !strings.Contains(err.Error(), "no answer in 50ms") {
 		t.Errorf("a registry that is silent: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
