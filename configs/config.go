@@ -47,9 +47,10 @@ type Config struct {
 	Store string `yaml:"store"`
 
 	// SealKeyFile holds the key that stored pull tokens are sealed with, 32 bytes in
-	// base64. Default "", which is StateDir/seal.key, made at the first start. Where
-	// the environment has SLUICE_KEY, that is the key and no file is read. Gateways that share a Redis store need the same key. If it is lost, stored pull
-	// tokens have to be set again.
+	// base64. Default "", which is StateDir/seal.key, made at the first start; any other
+	// must be there. Where the environment has SLUICE_KEY, that is the key and no file
+	// is read. Gateways that share a Redis store need the same key. If it is lost,
+	// stored pull tokens have to be set again.
 	SealKeyFile string `yaml:"seal_key_file"`
 
 	// DefaultUpstream is the name of the upstream that serves requests that name
@@ -109,6 +110,12 @@ type Upstream struct {
 	// given the pull token. Default none: where a challenge names another host, it is
 	// asked for a token without credentials, since a forged one would collect them.
 	RealmHosts []string `yaml:"realm_hosts"`
+	// RedirectHosts are hosts that the registry may redirect to wherever they lie, such
+	// as storage behind a private address. Default none: a redirect, or a token endpoint,
+	// may lie no nearer to the gateway than the registry itself does (public, private
+	// network, this machine), and is refused else, so that no registry can have the
+	// gateway ask what only the gateway reaches.
+	RedirectHosts []string `yaml:"redirect_hosts"`
 	// CredentialsDir is a folder with the files username and password, or with a
 	// docker configuration, such as a mounted secret. It is read again when it
 	// changes: a new token needs no restart. The environment's token comes before it,
@@ -117,6 +124,23 @@ type Upstream struct {
 	// CAFile is a PEM file of authorities that this registry's certificate may come
 	// from, in place of the system's. Default "", the system's.
 	CAFile string `yaml:"ca_file"`
+	// PolicyDir is a folder of *.rego files that decides about this registry's images
+	// in place of policy.dir and of the policies built in. Default "", neither: as all
+	// others. Waivers, kill list and mode are the same for all.
+	PolicyDir string `yaml:"policy_dir"`
+	// TagTTL is gate.tag_ttl for this registry. Default "", gate.tag_ttl itself. 0 asks
+	// at every request.
+	TagTTL *time.Duration `yaml:"tag_ttl"`
+	// Allow are globs over the names of the registry's repositories, without its own
+	// name: acme/web. Only what one of them matches is served. Default none: all are.
+	// "*" stands for any text without a slash, "**" for any text, "?" for one character
+	// but a slash; the whole name must match. YAML wants quotes around one that begins
+	// with "*".
+	Allow []string `yaml:"allow"`
+	// Deny are globs like Allow's over repositories that are refused, whatever Allow
+	// says. Refused are manifests, blobs, tags, referrers and verdicts, before the
+	// registry is asked. Default none.
+	Deny []string `yaml:"deny"`
 }
 
 // Gate holds the gate's settings.

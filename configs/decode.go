@@ -38,6 +38,8 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value) {
 		return
 	}
 	switch {
+	case v.Kind() == reflect.Pointer:
+		d.optional(n, path, v)
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		d.duration(n, path, v)
 	case v.CanAddr() && v.Addr().Type().Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
@@ -97,6 +99,16 @@ func (d *decoder) list(n ast.Node, path string, v reflect.Value) {
 		d.value(item, fmt.Sprintf("%s[%d]", path, i), items.Index(i))
 	}
 	v.Set(items)
+}
+
+// optional leaves the pointer v nil where the text is empty.
+func (d *decoder) optional(n ast.Node, path string, v reflect.Value) {
+	if text, ok := word(n); ok && text == "" {
+		v.SetZero()
+		return
+	}
+	v.Set(reflect.New(v.Type().Elem()))
+	d.value(n, path, v.Elem())
 }
 
 func (d *decoder) duration(n ast.Node, path string, v reflect.Value) {

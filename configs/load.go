@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +63,8 @@ func document(name string, b []byte) (ast.Node, error) {
 	f, err := parser.ParseBytes(b, 0)
 	var at yaml.Error
 	if errors.As(err, &at) && at.GetToken() != nil {
-		return nil, fmt.Errorf("%s:%d: %s", name, at.GetToken().Position.Line, at.GetMessage())
+		n := at.GetToken().Position.Line
+		return nil, fmt.Errorf("%s:%d: %s%s", name, n, at.GetMessage(), aboutAsterisk(b, n))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -80,6 +82,15 @@ func document(name string, b []byte) (ast.Node, error) {
 		}
 	}
 	return body, nil
+}
+
+// aboutAsterisk is what to do where line n may hold a glob that YAML takes for an alias.
+func aboutAsterisk(b []byte, n int) string {
+	lines := bytes.SplitN(b, []byte("\n"), n+1)
+	if n < 1 || n > len(lines) || !bytes.ContainsRune(lines[n-1], '*') {
+		return ""
+	}
+	return `; put a text that begins with "*" in quotes`
 }
 
 func line(n ast.Node) int {

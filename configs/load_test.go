@@ -33,6 +33,10 @@ func TestParse(t *testing.T) {
 		{"a list replaces the default", "upstreams:\n- name: a\n  realm_hosts: [b, c]\n- {name: d, url: http://d:5000}\n", with(func(c *Config) {
 			c.Upstreams = []Upstream{{Name: "a", RealmHosts: []string{"b", "c"}}, {Name: "d", URL: "http://d:5000"}}
 		})},
+		{"a list item's optional duration", "upstreams: [{name: a, tag_ttl: 0s}, {name: b, tag_ttl: 90s, deny: [\"x/**\"], allow: [x/*], policy_dir: /p}, {name: c, tag_ttl: \"\"}]", with(func(c *Config) {
+			zero, some := time.Duration(0), 90*time.Second
+			c.Upstreams = []Upstream{{Name: "a", TagTTL: &zero}, {Name: "b", TagTTL: &some, Deny: []string{"x/**"}, Allow: []string{"x/*"}, PolicyDir: "/p"}, {Name: "c"}}
+		})},
 		{"quoted", "listen: \"[::1]:80\"\nadmin_listen: ''\n", with(func(c *Config) { c.Listen, c.AdminListen = "[::1]:80", "" })},
 		{"windows line ends", "listen: :1\r\nadmin_listen: :2\r\n", with(func(c *Config) { c.Listen, c.AdminListen = ":1", ":2" })},
 		{"JSON", `{"listen": ":1", "gate": {"pulls": 2}}`, with(func(c *Config) { c.Listen, c.Gate.Pulls = ":1", 2 })},
@@ -56,7 +60,7 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		{"misspelt", "gate:\n  manifest_wiat: 2s\n", []string{"f.yaml:2: there is no key gate.manifest_wiat; did you mean gate.manifest_wait?"}},
 		{"camel case", "stateDir: /x\n", []string{"f.yaml:1: there is no key stateDir; did you mean state_dir?"}},
-		{"in the wrong group", "\ntag_ttl: 2s\n", []string{"f.yaml:2: there is no key tag_ttl; did you mean gate.tag_ttl?"}},
+		{"in the wrong group", "\ntag_ttl: 2s\n", []string{"f.yaml:2: there is no key tag_ttl; did you mean upstreams.tag_ttl or gate.tag_ttl?"}},
 		{"like none", "tls:\n  zzzzzzzzzz: 1\n", []string{"f.yaml:2: there is no key tls.zzzzzzzzzz; there are: cert_file, key_file"}},
 		{"in a list item", "upstreams:\n  - name: a\n    urll: b\n", []string{"f.yaml:3: there is no key upstreams[0].urll; did you mean upstreams[0].url?"}},
 		{"all at once", "gate: {mode: 3}\nlog:\n  lvel: info\n  format: [a]\n", []string{
@@ -75,6 +79,9 @@ func TestParseRefuses(t *testing.T) {
 		{"yes for true", "gate: {strict: yes}", []string{`f.yaml:1: gate.strict must be true or false, not "yes"`}},
 		{"text for true", "gate: {strict: \"true\"}", []string{`f.yaml:1: gate.strict must be true or false, not "true"`}},
 		{"number for a duration", "gate: {hold_cap: 240}", []string{"f.yaml:1: gate.hold_cap must be a duration such as 20s, 4m or 2h, not 240"}},
+		{"bad optional duration", "upstreams:\n- name: a\n  tag_ttl: never\n", []string{"f.yaml:3: upstreams[0].tag_ttl must be a duration such as 20s, 4m or 2h"}},
+		{"one glob that is no list", "upstreams:\n- name: a\n  deny: acme/*\n", []string{"f.yaml:3: upstreams[0].deny must be a list"}},
+		{"a glob taken for an alias", "upstreams:\n- name: a\n  deny:\n  - **/x\n", []string{"f.yaml:4: ", `put a text that begins with "*" in quotes`}},
 		{"days", "gate: {relation_ttl: 30d}", []string{"f.yaml:1: gate.relation_ttl must be a duration"}},
 		{"decimal size", "spool: {blobs_quota: 20GB}", []string{`f.yaml:1: spool.blobs_quota: "20GB" is no size`}},
 		{"size without unit", "spool: {blobs_quota: 20}", []string{`f.yaml:1: spool.blobs_quota: "20" is no size`}},

@@ -24,7 +24,7 @@ func (c Config) Resolve(getenv func(string) string) (Config, error) {
 		c.StateDir = dir
 	}
 	if c.SealKeyFile == "" {
-		c.SealKeyFile = filepath.Join(c.StateDir, "seal.key")
+		c.SealKeyFile = SealKey(c.StateDir)
 	}
 	if c.Spool.Dir == "" {
 		c.Spool.Dir = filepath.Join(c.StateDir, "spool")
@@ -34,6 +34,10 @@ func (c Config) Resolve(getenv func(string) string) (Config, error) {
 	}
 	return c, nil
 }
+
+// SealKey returns the default of SealKeyFile: the only one that is made where it is
+// missing.
+func SealKey(stateDir string) string { return filepath.Join(stateDir, "seal.key") }
 
 // stateDir follows the XDG base directory specification, which has relative values
 // ignored.

@@ -14,10 +14,14 @@ func suggest(key, path string, t reflect.Type) string {
 	if best, ok := nearest(key, here); ok {
 		return "; did you mean " + join(path, best) + "?"
 	}
+	var elsewhere []string
 	for _, full := range Keys() {
 		if full[strings.LastIndex(full, ".")+1:] == key {
-			return "; did you mean " + full + "?"
+			elsewhere = append(elsewhere, full)
 		}
+	}
+	if elsewhere != nil {
+		return "; did you mean " + strings.Join(elsewhere, " or ") + "?"
 	}
 	return "; there are: " + strings.Join(here, ", ")
 }

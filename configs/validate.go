@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -122,8 +123,33 @@ func (v *validation) upstreams(c Config) {
 		for _, h := range u.RealmHosts {
 			v.check(hostPort(h), key+".realm_hosts", "%q is no host: write it without https:// and path", h)
 		}
+		for _, h := range u.RedirectHosts {
+			v.check(hostPort(h), key+".redirect_hosts", "%q is no host: write it without https:// and path", h)
+		}
+		if u.TagTTL != nil {
+			v.between(key+".tag_ttl", *u.TagTTL, 0, 30*24*time.Hour)
+		}
+		v.globs(key+".allow", u.Name, u.Allow)
+		v.globs(key+".deny", u.Name, u.Deny)
 	}
 	v.check(seen[c.DefaultUpstream], "default_upstream", "%q is not the name of any of upstreams", c.DefaultUpstream)
+}
+
+// What a glob over repositories may be made of: what their names are, and wildcards.
+var globForm = regexp.MustCompile(`^[a-z0-9._*?-]+(/[a-z0-9._*?-]+)*$`)
+
+// globs refuses what can match no repository: in deny it would let through what it is
+// there to stop.
+func (v *validation) globs(key, upstream string, globs []string) {
+	for _, g := range globs {
+		rest, named := strings.CutPrefix(g, upstream+"/")
+		switch {
+		case named:
+			v.check(false, key, "%q matches no repository: leave out the upstream's name and write %q", g, rest)
+		case len(g) > 255 || !globForm.MatchString(g):
+			v.check(false, key, "%.60q is no glob over names of repositories, such as acme/* or acme/**", g)
+		}
+	}
 }
 
 func (v *validation) webURL(key, s string) {

@@ -48,7 +48,20 @@ func TestValidate(t *testing.T) {
 			c.Upstreams[0].URL = "cgr.dev"
 			c.Upstreams = append(c.Upstreams, Upstream{Name: "a", URL: "https://u:secret@a"}, Upstream{Name: "b", URL: "https://b?x=1"})
 		}, []string{"upstreams[0].url: must be a URL", "upstreams[1].url: holds credentials", "upstreams[2].url: must end with the path"}},
+		{"redirect host", func(c *Config) {
+			c.Upstreams[0].RedirectHosts = []string{"s3.example.com:9000", "https://s3.example.com"}
+		}, []string{`upstreams[0].redirect_hosts: "https://s3.example.com" is no host`}},
 		{"realm host", func(c *Config) { c.Upstreams[0].RealmHosts = []string{"auth.docker.io", "https://x/token"} }, []string{`upstreams[0].realm_hosts: "https://x/token" is no host`}},
+		{"globs", func(c *Config) {
+			c.Upstreams[0].Allow = []string{"acme/*", "**", "a?c/**/x-*", "example.com/*"}
+		}, nil},
+		{"globs that match nothing", func(c *Config) {
+			c.Upstreams[0].Deny = []string{"cgr.dev/acme/*", "/acme", "acme/", "Acme/*", "a//b", "", "[ab]/c", "https://x/y"}
+			c.Upstreams[0].Allow = []string{"cgr.dev/**"}
+		}, []string{`upstreams[0].allow: "cgr.dev/**" matches no repository: leave out the upstream's name and write "**"`,
+			`upstreams[0].deny: "cgr.dev/acme/*" matches no repository: leave out the upstream's name and write "acme/*"`,
+			"upstreams[0].deny: \"/acme\"", "upstreams[0].deny: \"acme/\"", "upstreams[0].deny: \"Acme/*\"", "upstreams[0].deny: \"a//b\"", "upstreams[0].deny: \"\"", "upstreams[0].deny: \"[ab]/c\"", "upstreams[0].deny: \"https://x/y\""}},
+		{"an upstream's tag TTL", func(c *Config) { d := -time.Second; c.Upstreams[0].TagTTL = &d }, []string{"upstreams[0].tag_ttl: must be from 0s"}},
 		{"mode", func(c *Config) { c.Gate.Mode = "dryrun" }, []string{`gate.mode: must be one of enforce, warn, dry-run, off, not "dryrun"`}},
 		{"waits", func(c *Config) {
 			c.Gate.HeaderWait, c.Gate.ManifestWait, c.Gate.Drip, c.Gate.HoldCap = 30*time.Second, 26*time.Second, 0, 5*time.Minute
