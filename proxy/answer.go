@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/scan"
 )
 
 // Answer says all there is to say about an image to a caller: the same that a pull
@@ -24,6 +26,9 @@ func (g *Gateway) Answer(ctx context.Context, caller auth.Caller, ref, platform 
 		return policy.Answer{}, err
 	}
 	m, err := g.imageOf(ctx, rt, platform)
+	if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeDenied && e.cause == nil { // upstream's own refusals have a cause
+		return refused(rt, e), nil
+	}
 	if err != nil {
 		return policy.Answer{}, err
 	}
@@ -46,6 +51,20 @@ func (g *Gateway) Answer(ctx context.Context, caller auth.Caller, ref, platform 
 		}
 	}
 	return policy.NewAnswer(s.input, s.decision), nil
+}
+
+// refused is the answer about an image that can't be gated, so that there was nothing to
+// decide: its manifest is one that clients would read differently.
+func refused(rt route, e *Error) policy.Answer {
+	in := policy.Input{Scan: failedVerdict(scan.CauseScanFailed, e.Message).Scan, Findings: []scan.Finding{}}
+	in.Image = policy.Image{Reference: rt.repo.String() + ":" + rt.reference, Registry: rt.repo.Upstream, Repository: rt.repo.Name, Digest: rt.digest.String(), Tags: []string{}}
+	if rt.digest != "" {
+		in.Image.Reference = rt.repo.String() + "@" + rt.digest.String()
+	} else {
+		in.Image.Tags = []string{rt.reference}
+	}
+	return policy.NewAnswer(in, policy.Decision{Mode: policy.Enforce, Cause: scan.CauseScanFailed, Waived: []policy.Waived{}, Warnings: []policy.Violation{},
+		Violations: []policy.Violation{{Policy: string(scan.CauseScanFailed), Message: strings.TrimPrefix(e.Message, "blocked by policy: "), Findings: []string{}}}})
 }
 
 func (g *Gateway) pending(caller auth.Caller, repo Repo, m *manifest, p *pull) (*pull, error) {
@@ -84,7 +103,7 @@ func (g *Gateway) parseReference(ref string) (route, error) {
 
 // imageOf returns the manifest that a pull of rt for a platform would run.
 func (g *Gateway) imageOf(ctx context.Context, rt route, platform string) (*manifest, error) {
-	d, err := g.resolve(ctx, rt)
+	d, _, err := g.resolve(ctx, rt)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +114,14 @@ func (g *Gateway) imageOf(ctx context.Context, rt route, platform string) (*mani
 		}
 		var offered []string
 		if d, offered = childFor(m, platform); d == "" {
+			has := "its index names no platform"
+			if len(m.children) == 0 {
+				has = "its index is empty"
+			} else if len(offered) > 0 {
+				has = "it has " + strings.Join(offered, ", ")
+			}
 			return nil, &Error{Status: http.StatusNotFound, Code: codeManifestUnknown,
-				Message: fmt.Sprintf("%s has no image for %s; it has %s", rt.repo, printable(platform, 40), strings.Join(offered, ", "))}
+				Message: fmt.Sprintf("%s has no image for %s; %s", rt.repo, printable(platform, 40), has)}
 		}
 	}
 	return nil, refuse("its indexes are nested too deeply")

@@ -29,14 +29,17 @@ type claim struct {
 
 	pulls   []*pull // pending images that list it, most recent first; none: released
 	warning string  // of the decision that released it, for a Warning header
+	inert   bool    // released by what nothing runs, since no image that lists it was met
 }
 
 func (c *claim) pending() bool { return len(c.pulls) > 0 }
 
 // serveBlob answers GET and HEAD of a blob.
 func (g *Gateway) serveBlob(w http.ResponseWriter, r *http.Request, caller auth.Caller, rt route) error {
-	deadline := g.now().Add(g.Gate.HeaderWait)
-	c, err := g.claim(r.Context(), caller, rt)
+	start := g.now()
+	ctx, cancel := g.beforeHeaders(r.Context(), start)
+	defer cancel()
+	c, err := g.claim(ctx, caller, rt)
 	if err != nil {
 		return err
 	}
@@ -44,7 +47,7 @@ func (g *Gateway) serveBlob(w http.ResponseWriter, r *http.Request, caller auth.
 	if r.Method == http.MethodHead {
 		u = low
 	}
-	if err := g.weigh(r.Context(), c, u); err != nil {
+	if err := g.weigh(ctx, c, u); err != nil {
 		return err
 	}
 	h := w.Header()
@@ -52,28 +55,35 @@ func (g *Gateway) serveBlob(w http.ResponseWriter, r *http.Request, caller auth.
 	h.Set("Docker-Content-Digest", c.desc.Digest.String())
 	h.Set("ETag", `"`+c.desc.Digest.String()+`"`)
 	h.Set("Accept-Ranges", "bytes")
+	if r.Method == http.MethodHead {
+		if err := g.vouchForSpooled(ctx, c); err != nil {
+			return err
+		}
+	}
 	if r.Method == http.MethodHead && !c.pending() {
-		http.ServeContent(w, r, "", time.Time{}, sized(c.desc.Size))
+		setWarning(w, c.warning)
+		serveContent(w, r, sized(c.desc.Size))
 		return nil
 	}
 	s := g.plan(c, r)
+	if c.overdue(g.now(), g.Gate.HoldCap) {
+		if err := g.overdue(ctx, c); err != nil {
+			return err
+		}
+	}
 	if r.Method == http.MethodHead {
 		s.writeHeader(w)
 		return nil
 	}
-	if c.pending() && s.limit <= s.start {
-		// Nothing can be sent before the decision: a denial can still be read as a 403.
-		if err := g.awaitClaim(r.Context(), c, deadline); err != nil {
+	deadline := start.Add(g.Gate.HeaderWait)
+	if c.pending() && (c.config || s.limit <= s.start) {
+		// Next to nothing can be sent before the decision: a denial can still be read as a 403.
+		if err := g.awaitClaim(ctx, c, deadline); err != nil {
 			return err
 		}
+		s = g.plan(c, r) // other images may have a say by now
 	}
-	if c.overdue(g.now(), g.Gate.HoldCap) {
-		if err := g.overdue(r.Context(), c); err != nil {
-			return err
-		}
-		c.pulls = nil
-	}
-	blob, err := g.openBlob(r.Context(), c, deadline)
+	blob, err := g.openBlob(ctx, c, deadline)
 	if err != nil {
 		return err
 	}
@@ -88,7 +98,7 @@ func (g *Gateway) serveBlob(w http.ResponseWriter, r *http.Request, caller auth.
 // does not exist for its callers: no digest of one repository can be read through
 // another.
 func (g *Gateway) claim(ctx context.Context, caller auth.Caller, rt route) (*claim, error) {
-	if _, killed := g.Policy.Killed(rt.digest.String()); killed {
+	if _, killed := g.policy(rt.repo).Killed(rt.digest.String()); killed {
 		return nil, g.killedBlob(ctx, caller, rt)
 	}
 	ls, err := g.listersOf(ctx, rt.repo, rt.digest)
@@ -98,7 +108,12 @@ func (g *Gateway) claim(ctx context.Context, caller auth.Caller, rt route) (*cla
 	if len(ls) == 0 {
 		return nil, unknownBlob(rt.repo, rt.digest)
 	}
-	c := &claim{caller: caller, repo: rt.repo, desc: ocispec.Descriptor{Digest: rt.digest, Size: ls[0].Size}, least: maxBlob, listers: ls}
+	return newClaim(caller, rt.repo, rt.digest, ls), nil
+}
+
+// newClaim is a claim on a blob that at least one manifest lists.
+func newClaim(caller auth.Caller, repo Repo, d digest.Digest, ls []lister) *claim {
+	c := &claim{caller: caller, repo: repo, desc: ocispec.Descriptor{Digest: d, Size: ls[0].Size}, least: maxBlob, listers: ls}
 	images := slices.ContainsFunc(ls, func(l lister) bool { return !l.Artifact })
 	for _, l := range ls {
 		if images && l.Artifact {
@@ -107,7 +122,7 @@ func (g *Gateway) claim(ctx context.Context, caller auth.Caller, rt route) (*cla
 		c.least = min(c.least, l.Size)
 		c.config = c.config || l.Config && !l.Artifact
 	}
-	return c, nil
+	return c
 }
 
 // killedBlob is the denial of a blob that is itself on the kill list.
@@ -116,7 +131,7 @@ func (g *Gateway) killedBlob(ctx context.Context, caller auth.Caller, rt route) 
 		Request: policy.Request{Caller: caller.Name, Groups: []string{}, Action: "pull"},
 		Image:   policy.Image{Reference: rt.repo.String() + "@" + rt.digest.String(), Registry: rt.repo.Upstream, Repository: rt.repo.Name, Digest: rt.digest.String()},
 	}
-	return standing{decision: g.Policy.Decide(ctx, in), input: in}.denial()
+	return standing{decision: g.policy(rt.repo).Decide(ctx, in), input: in}.denial()
 }
 
 func unknownBlob(repo Repo, d digest.Digest) *Error {
@@ -127,32 +142,36 @@ func unknownBlob(repo Repo, d digest.Digest) *Error {
 const (
 	maxListers = 256 // manifests of a kind that are asked for one blob; a base layer of that many images has one allowed among the most recent, or none
 	maxBegun   = 4   // pulls that one blob request begins
+	maxAsked   = 4   // manifests that one blob request fetches again; they are remembered as long as what they list
 )
 
 // weigh decides a claim. A layer is released when some scanned, runnable image that
 // lists it is allowed for the caller; a config only by the decision on an image whose
-// config it is; what nothing runnable lists, by the artifacts that do. It returns the
+// config it is; what nothing runnable lists, by the artifacts that do, if all images
+// that list it could be asked. It returns the
 // denial as an error, and leaves the claim pending where an image that could release
 // it is.
 func (g *Gateway) weigh(ctx context.Context, c *claim, u urgency) error {
-	deciders, others, artifacts := c.split()
+	deciders, others, artifacts, more := c.split()
 	var t tally
 	for _, ls := range [][]lister{deciders, others, artifacts} {
 		if err := g.count(ctx, c, ls, u, &t); err != nil {
 			return err
 		}
-		if t.released || t.denied != nil || len(t.pulls) > 0 || t.gone {
+		if t.released || t.denied != nil || len(t.pulls) > 0 || t.gone || t.full != nil {
 			break // the next group only matters where nothing here would run
 		}
 	}
-	c.pulls, c.warning = nil, t.warning
+	c.pulls, c.warning, c.inert = nil, t.warning, t.inert && !t.released
 	switch {
 	case t.released:
 	case len(t.pulls) > 0:
 		c.pulls = t.pulls
+	case t.full != nil:
+		return t.full
 	case t.denied != nil:
 		return t.denied
-	case !t.inert || t.gone:
+	case !t.inert || t.gone || more:
 		return unknownBlob(c.repo, c.desc.Digest)
 	}
 	c.desc.Size = g.sizeOf(c.desc.Digest, t.size)
@@ -182,23 +201,44 @@ type tally struct {
 	size     int64   // as declared by the image that released it, else by the first pending one, else by the first
 	warning  string
 	begun    int
+	asked    int    // manifests fetched from upstream
+	full     *Error // an image's pull could not begin
+}
+
+// listing returns the manifest of a lister, nil where upstream has deleted it, or where
+// more would have to be asked of upstream than one request may wait for.
+func (g *Gateway) listing(ctx context.Context, repo Repo, l lister, t *tally) (*manifest, error) {
+	m, err := g.knownManifest(ctx, repo, l.Manifest)
+	if m != nil || err != nil || t.asked == maxAsked {
+		return m, err
+	}
+	t.asked++
+	m, err = g.fetchManifest(ctx, repo, l.Manifest)
+	if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeManifestUnknown {
+		return nil, nil
+	}
+	return m, err
 }
 
 // count adds the images of ls to t, until one releases the blob.
 func (g *Gateway) count(ctx context.Context, c *claim, ls []lister, u urgency, t *tally) error {
 	for _, l := range ls {
-		m, err := g.fetchManifest(ctx, c.repo, l.Manifest)
-		if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeManifestUnknown {
-			t.gone = t.gone || !l.Artifact
-			continue // upstream has deleted it
-		}
+		m, err := g.listing(ctx, c.repo, l, t)
 		if err != nil {
 			return err
+		}
+		if m == nil {
+			t.gone = t.gone || !l.Artifact
+			continue
 		}
 		if t.begun >= maxBegun {
 			u = look
 		}
 		s, err := g.stand(ctx, c.caller, c.repo, m, u)
+		if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeTooMany {
+			t.full = e // it has no place in the queue; another may release the blob
+			continue
+		}
 		switch {
 		case err != nil:
 			return err
@@ -226,8 +266,8 @@ func (g *Gateway) count(ctx context.Context, c *claim, ls []lister, u urgency, t
 }
 
 // split parts the listers into the images whose decision releases the blob, the other
-// images that list it, and artifacts.
-func (c *claim) split() (deciders, others, artifacts []lister) {
+// images that list it, and artifacts. more says that there are images besides.
+func (c *claim) split() (deciders, others, artifacts []lister, more bool) {
 	for _, l := range c.listers {
 		group := &deciders
 		switch {
@@ -238,33 +278,56 @@ func (c *claim) split() (deciders, others, artifacts []lister) {
 		}
 		if len(*group) < maxListers {
 			*group = append(*group, l)
+		} else if !l.Artifact {
+			more = true
 		}
 	}
-	return deciders, others, artifacts
+	return deciders, others, artifacts, more
 }
 
 // awaitClaim waits until a pending claim is decided, at most until deadline; then it
 // is still pending. It returns the denial as an error.
 func (g *Gateway) awaitClaim(ctx context.Context, c *claim, deadline time.Time) error {
-	t := time.NewTimer(deadline.Sub(g.now()))
-	defer t.Stop()
-	for c.pending() {
-		news := g.newsChannel()
-		if c.anyFinished() {
-			if err := g.weigh(ctx, c, high); err != nil {
-				return err
-			}
-			continue
+	for {
+		now := g.now()
+		if err := g.judge(ctx, c, now); err != nil || !c.pending() || !now.Before(deadline) {
+			return err
 		}
-		select {
-		case <-news:
-		case <-t.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+		limited, stop := c.wake(ctx, earlier(deadline, c.capAt(g.Gate.HoldCap)).Sub(now))
+		<-limited.Done()
+		stop()
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
-	return nil
+}
+
+// wake returns a context that ends with ctx, after d, or when an image that c waits for
+// is decided. It costs no goroutine while it lasts. The caller calls stop.
+func (c *claim) wake(ctx context.Context, d time.Duration) (limited context.Context, stop func()) {
+	limited, cancel := context.WithTimeout(ctx, d)
+	stops := make([]func() bool, 0, len(c.pulls))
+	for _, p := range c.pulls {
+		if p != notBegun {
+			stops = append(stops, context.AfterFunc(p.over, cancel))
+		}
+	}
+	return limited, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
+	}
+}
+
+// capAt returns when those who wait for c are told that nothing comes of its images.
+func (c *claim) capAt(limit time.Duration) (last time.Time) {
+	for _, p := range c.pulls {
+		if p != notBegun && p.capAt(limit).After(last) {
+			last = p.capAt(limit)
+		}
+	}
+	return last
 }
 
 func (c *claim) anyFinished() bool {
@@ -276,14 +339,9 @@ func (c *claim) anyFinished() bool {
 	return false
 }
 
-// overdue reports whether nothing comes of any image that the claim waits for.
+// overdue reports whether that time has come.
 func (c *claim) overdue(now time.Time, limit time.Duration) bool {
-	for _, p := range c.pulls {
-		if p != notBegun && !p.overdue(now, limit) {
-			return false
-		}
-	}
-	return c.pending()
+	return c.pending() && !now.Before(c.capAt(limit))
 }
 
 // openBlob returns the blob from the spool, fetching it where it isn't there, once its
@@ -291,25 +349,32 @@ func (c *claim) overdue(now time.Time, limit time.Duration) bool {
 // told as one.
 func (g *Gateway) openBlob(ctx context.Context, c *claim, deadline time.Time) (*spool.Blob, error) {
 	blob, err := g.fetchBlob(c.repo, c.desc, nil)
-	if errors.Is(err, spool.ErrFull) {
-		return nil, &Error{Status: http.StatusServiceUnavailable, Code: codeUnavailable, RetryAfter: 30 * time.Second, cause: err,
-			Message: "the gateway's disk has no room for this blob; its operator can raise spool quotas or free space"}
-	}
 	if err != nil {
-		return nil, fromUpstream(err, c.repo.String()+"@"+c.desc.Digest.String(), codeBlobUnknown)
+		return nil, notFetched(err, c.repo, c.desc.Digest)
+	}
+	if err := g.vouch(ctx, c.repo, blob, c.desc); err != nil {
+		blob.Close()
+		return nil, err
 	}
 	if blob.Committed() || c.desc.Size == 0 {
 		return blob, nil
 	}
 	limited, cancel := context.WithTimeout(ctx, deadline.Sub(g.now()))
 	defer cancel()
-	r := blob.NewReader(limited)
-	defer r.Close()
-	if _, err := r.Read(make([]byte, 1)); err != nil && limited.Err() == nil {
+	if _, err := blob.Await(limited, 0); err != nil && limited.Err() == nil {
 		blob.Close()
-		return nil, fromUpstream(err, c.repo.String()+"@"+c.desc.Digest.String(), codeBlobUnknown)
+		return nil, notFetched(err, c.repo, c.desc.Digest)
 	}
 	return blob, nil
+}
+
+// notFetched is the answer where a blob could not be had or kept.
+func notFetched(err error, repo Repo, d digest.Digest) *Error {
+	if !errors.Is(err, spool.ErrFull) {
+		return fromUpstream(err, repo.String()+"@"+d.String(), codeBlobUnknown)
+	}
+	return &Error{Status: http.StatusServiceUnavailable, Code: codeUnavailable, RetryAfter: 30 * time.Second, cause: err,
+		Message: "the gateway has no room for this blob: " + causeVerdict(err).Scan.Detail + "; try again, or tell its operator"}
 }
 
 // serveReleased serves a blob that the caller may have all of.
@@ -321,12 +386,12 @@ func (g *Gateway) serveReleased(w http.ResponseWriter, r *http.Request, blob *sp
 			return err
 		}
 		defer f.Close()
-		http.ServeContent(w, r, "", time.Time{}, f)
+		serveContent(w, r, f)
 		return nil
 	}
 	body := &watched{Reader: blob.NewReader(r.Context())}
 	defer body.Close()
-	http.ServeContent(w, r, "", time.Time{}, body)
+	serveContent(w, r, body)
 	if body.err != nil { // the headers are out: only a broken connection tells the client
 		panic(http.ErrAbortHandler)
 	}

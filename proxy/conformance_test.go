@@ -27,14 +27,25 @@ import (
 
 // The distribution specification's own program, split as a gateway is used: what
 // reads goes through the gateway and what writes to the origin. The gateway must
-// pass as many checks as the origin passes alone.
+// pass as many checks as the origin passes alone, and may skip none.
+//
+// The gate is on: every image is pulled, scanned and held until its decision. Policies
+// that let everything in take the place of the defaults, since the program's images are
+// none (their layers are no archives) and would be denied for that.
+//
+// What stays disabled is no read: deletes, which the gateway refuses, and what a version
+// of the specification does not have yet.
 func TestConformance(t *testing.T) {
 	program := findConformance(t)
 	for _, version := range []string{"1.1", "dev"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t, anyoneMayPush, func(l *lab, c *policy.Config) {
-				c.Mode = policy.Off
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "all.rego"), []byte(allowAll), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := newLab(t, fronts(proxytest.Origin{}), func(l *lab, c *policy.Config) {
+				c.Dir = dir
 				l.gateway.Gate.TagTTL, l.gateway.Gate.NegativeTTL = 0, 0 // tags are pushed again and listed at once
 			})
 			alone := runConformance(t, program, version, l.origin.URL())
@@ -42,27 +53,26 @@ func TestConformance(t *testing.T) {
 			defer shim.Close()
 			through := runConformance(t, program, version, shim.URL)
 			t.Logf("origin alone %v, through the gateway %v", alone.tally, through.tally)
-			if through.tally["Pass"] < 100 || through.tally["Pass"] != alone.tally["Pass"] || through.tally["FAIL"]+through.tally["Error"] > 0 {
+			bad := through.tally["FAIL"] + through.tally["Error"] + through.tally["Skip"]
+			if through.tally["Pass"] < 500 || through.tally["Pass"] != alone.tally["Pass"] || bad > 0 {
 				t.Errorf("through the gateway: %v\n%s", through.err, through.report)
+			}
+			for _, line := range leftOut.FindAll(through.report, -1) {
+				if !noRead.Match(line) {
+					t.Errorf("left out, though it is a read: %s", line)
+				}
 			}
 		})
 	}
 }
 
-// anyoneMayPush puts a lab in front of an origin that wants no token.
-func anyoneMayPush(l *lab, _ *policy.Config) {
-	origin, err := proxytest.Start(proxytest.Origin{})
-	if err != nil {
-		l.Fatal(err)
-	}
-	l.Cleanup(func() { origin.Close() })
-	l.origin = origin
-	l.gateway.Upstreams[0].Registry.URL = origin.URL()
-}
-
-// split sends GET and HEAD to the gateway, and the rest to the origin. The program
-// reads blobs that no manifest lists, which a gateway has no reason to serve; so each
-// blob that was pushed is listed by an artifact, whose manifest is pulled.
+// split sends GET and HEAD to the gateway, and the rest to the origin.
+//
+// One thing is done for the gateway that no client of a registry does. The program reads
+// each blob as soon as it is pushed, when no manifest lists it, and half of its checks
+// hang on that; the gateway serves no such blob, by design, so that no digest can be read
+// past the gate. So each blob that was pushed is listed by an artifact, whose manifest is
+// pulled once. It opens nothing: an image that lists the blob too is the one to decide.
 func split(t *testing.T, gateway, origin string) http.Handler {
 	to := func(base string) *httputil.ReverseProxy {
 		u, err := url.Parse(base)
@@ -132,6 +142,12 @@ func list(gateway, origin, location string) error {
 	}
 	return nil
 }
+
+// Lines of the report about what was not tried, and those of them that are no reads.
+var (
+	leftOut = regexp.MustCompile(`(?m)^.*: +(Skip|Disabled)$`)
+	noRead  = regexp.MustCompile(`(?i)delete|cancel|tag.param`)
+)
 
 type conformance struct {
 	tally  map[string]int

@@ -30,14 +30,65 @@
 //
 // A config is released by the decision on an image whose config it is, a layer by any
 // allowed image of the repository that lists it, and what only artifacts list by them.
-// A blob that no manifest served for the repository has listed is unknown, so that no
-// digest of one repository can be read through another.
+// A blob that no manifest served for the repository has listed is unknown, and one that
+// another repository brought is served only if upstream has it in this one too, so that
+// no digest of one repository can be read through another.
 //
 // An image is denied at the manifest where its verdict is known or comes within the
 // manifest wait; else at the config and at layers that are small or read in pieces,
 // which wait for the decision before their headers; else by cutting held bodies: one
 // for each client at once, so that it opens its next blob and reads the reason there,
-// and the others a second later.
+// and the others a second later. Where no blob is left to hold, since all content stands
+// in the manifest or may be had by other manifests, the manifest waits for its verdict.
+//
+// An image that was last denied stays denied while its verdict is missing, whatever took
+// it away; one last allowed stays so for a quarter of an hour after a new database.
+//
+// # Upstreams
+//
+// A request is for the upstream that ?ns= names, else for the one whose configured name
+// is the first element of the path, else for the default one. Each has credentials, a
+// policy set, a tag TTL and globs of repositories of its own; the globs are looked at
+// where names are read, so that they hold for whatever is asked about a repository. Kill
+// list, waivers and mode are the same for all, and so are verdicts: the same digest is
+// scanned once, and decided by each upstream's policies. What a client asked for is what
+// name, Link and OCI-Namespace say.
+//
+// # Time
+//
+// All that a request waits for before its headers has one deadline, HeaderWait or
+// UpstreamTimeout, whichever is longer. A config and what may send nothing before the
+// decision wait for it so long; a client that gives up on silence sooner (CRI-O 1.29 to
+// 1.32: 10 s) needs a shorter HeaderWait.
+//
+// A held response sends what arrives below the floor except for its last 256 bytes. These
+// it lets go one by one while nothing else comes, be it the decision that is missing or
+// upstream that stands still. A blob of 64 KiB or less has no byte to spare: what keeps
+// its client alive is its other responses. The hold cap counts from the last byte that
+// upstream sent of the image, and ends the wait of all in the same words.
+//
+// A response that waits has no goroutine but its request's own, and no buffer.
+//
+// What only a HEAD has begun comes last: a quarter of the places to run, never the last
+// one, half of the queue. An upstream that didn't answer in time is not asked for tags
+// that are remembered until RetryAfter has passed, but by one request.
+//
+// # When upstream is down
+//
+// What breaks off is resumed, and nobody notices (package upstream). While a registry
+// can't be read (no answer, 429, 5xx) a tag is what it was when it was last asked for, for
+// StaleTags; a Warning header, a line of the log and sluice_stale_tags_total say so, and
+// the image is decided as of now. A registry that answers 401, 403 or 404 can be read: it
+// has said that the tag is no longer for us. What isn't known is 502, with the registry's
+// Retry-After, and 429 where that is what it said. An image whose fetch fails for good has
+// the cause upstream_down, one whose bytes are others than its manifest names scan_failed.
+//
+// # When the Store is down
+//
+// Policy chooses what becomes of an image whose verdict can't be read (store_down). It
+// can't choose where relations can't be read: nobody knows then which image a blob
+// belongs to, how long it should be, or which killed index lists an image. Such requests
+// are answered 503 in every mode.
 //
 // # Why
 //

@@ -24,6 +24,7 @@ const (
 	codeManifestInvalid = "MANIFEST_INVALID"
 	codeNameInvalid     = "NAME_INVALID"
 	codeNameUnknown     = "NAME_UNKNOWN"
+	codeRangeInvalid    = "RANGE_INVALID" // not in the list; distribution uses it for 416
 	codeTooMany         = "TOOMANYREQUESTS"
 	codeUnauthorized    = "UNAUTHORIZED"
 	codeUnsupported     = "UNSUPPORTED"
@@ -63,8 +64,11 @@ func (e *Error) Write(w http.ResponseWriter) {
 		b, _ = json.Marshal(map[string][]body{"errors": {{Code: e.Code, Message: e.Message}}})
 	}
 	h := w.Header()
-	for _, k := range []string{"Content-Range", "ETag", "Docker-Content-Digest", "Accept-Ranges", "Last-Modified"} {
+	for _, k := range []string{"ETag", "Docker-Content-Digest", "Accept-Ranges", "Last-Modified"} {
 		h.Del(k)
+	}
+	if e.Status != http.StatusRequestedRangeNotSatisfiable { // there it tells the size
+		h.Del("Content-Range")
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(b)))
@@ -93,10 +97,13 @@ func fromUpstream(err error, what, unknown string) *Error {
 			Message: fmt.Sprintf("the upstream registry serves something else than %s (%s); tell whoever runs it", what, contentReason(err))}
 	}
 	e := &Error{Status: http.StatusBadGateway, Code: codeUnavailable, cause: err,
-		Message: fmt.Sprintf("the upstream registry can't be read for %s now (%s); try again", what, upstreamReason(err))}
+		Message: fmt.Sprintf("the upstream registry can't be read for %s now (%s); try again, and if that goes on, tell the operator of this gateway", what, upstreamReason(err))}
 	var u *upstream.Error
-	if errors.As(err, &u) && u.Status == http.StatusTooManyRequests {
-		e.Status, e.Code, e.RetryAfter = http.StatusTooManyRequests, codeTooMany, max(u.RetryAfter, time.Second)
+	if errors.As(err, &u) {
+		e.RetryAfter = u.RetryAfter
+		if u.Status == http.StatusTooManyRequests {
+			e.Status, e.Code, e.RetryAfter = http.StatusTooManyRequests, codeTooMany, max(u.RetryAfter, time.Second)
+		}
 	}
 	return e
 }
@@ -106,7 +113,7 @@ func fromUpstream(err error, what, unknown string) *Error {
 func upstreamReason(err error) string {
 	var u *upstream.Error
 	if !errors.As(err, &u) || u.Status == 0 {
-		return "no answer"
+		return upstream.Silence(err)
 	}
 	s := "HTTP " + strconv.Itoa(u.Status)
 	if u.Code != "" {

@@ -26,23 +26,31 @@ const (
 
 // A lastDecision is how an image was last decided for a caller.
 type lastDecision struct {
-	Allow bool      `json:"allow"`
-	At    time.Time `json:"at"`
+	Allow    bool      `json:"allow"`
+	At       time.Time `json:"at"`
+	Revision string    `json:"revision,omitempty"` // of the policies and waivers that decided
+	Until    time.Time `json:"until,omitzero"`     // the end of the first waiver that it rests on; zero: on none
+}
+
+// stands reports whether the policies and waivers of revision would, at now, still say
+// what was said, but for the verdict.
+func (l lastDecision) stands(revision string, now time.Time) bool {
+	return l.Revision == revision && (l.Until.IsZero() || now.Before(l.Until))
 }
 
 // input gathers what a decision about m for a caller is made from. Nothing in it
-// depends on how the image was asked for.
-func (g *Gateway) input(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, v *scan.Verdict) (policy.Input, error) {
+// depends on how the image was asked for. parents are the indexes that list it.
+func (g *Gateway) input(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, parents []string, v *scan.Verdict) (policy.Input, error) {
+	img, err := g.claims(ctx, m)
+	if err != nil {
+		return policy.Input{}, err
+	}
+	img.Reference = repo.String() + "@" + m.Digest.String()
+	img.Registry, img.Repository, img.Digest = repo.Upstream, repo.Name, m.Digest.String()
+	img.Aliases, img.MediaType, img.Tags, img.Indexes = m.names, m.MediaType, []string{}, parents
 	in := policy.Input{
-		Request: policy.Request{Caller: caller.Name, Groups: caller.Groups, Action: "pull"},
-		Image: policy.Image{
-			Reference:  repo.String() + "@" + m.Digest.String(),
-			Registry:   repo.Upstream,
-			Repository: repo.Name,
-			Digest:     m.Digest.String(),
-			MediaType:  m.MediaType,
-			Tags:       []string{},
-		},
+		Request:  policy.Request{Caller: caller.Name, Groups: caller.Groups, Action: "pull"},
+		Image:    img,
 		Scan:     v.Scan,
 		Findings: v.Findings,
 		Now:      g.now().UTC(),
@@ -50,15 +58,7 @@ func (g *Gateway) input(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	if in.Request.Groups == nil {
 		in.Request.Groups = []string{}
 	}
-	parents, err := g.parents(ctx, repo, m.Digest)
-	if err != nil {
-		return in, err
-	}
-	in.Image.Indexes = parents
-	if err := g.addHistory(ctx, &in, repo, m.Digest); err != nil {
-		return in, err
-	}
-	return in, g.addConfig(ctx, &in.Image, m)
+	return in, g.addHistory(ctx, &in, repo, m.Digest)
 }
 
 func (g *Gateway) addHistory(ctx context.Context, in *policy.Input, repo Repo, d digest.Digest) error {
@@ -97,20 +97,26 @@ func history(fields map[string][]byte) policy.History {
 	return h
 }
 
-// addConfig fills in what manifest and config claim. An image whose config is not at
-// hand yet has none of it.
-func (g *Gateway) addConfig(ctx context.Context, img *policy.Image, m *manifest) error {
+// claims returns what manifest and config claim of an image. Where its config is not at
+// hand yet it has none of that.
+func (g *Gateway) claims(ctx context.Context, m *manifest) (img policy.Image, err error) {
+	if img, ok := g.claimed.Get(m.Digest); ok {
+		return img, nil
+	}
 	raw, err := g.Store.Get(ctx, cache.Name(kindConfig, m.config.Digest.String()))
 	if err != nil && !errors.Is(err, cache.ErrNotExist) {
-		return err
+		return img, err
 	}
 	img.Describe(m.Body, raw)
-	return nil
+	if err == nil && m.config.Digest.Algorithm().FromBytes(raw) == m.config.Digest {
+		g.claimed.Put(m.Digest, img, len(m.Body)+len(raw))
+	}
+	return img, nil
 }
 
 // noteTag writes down that upstream has a tag at d.
 func (g *Gateway) noteTag(ctx context.Context, repo Repo, d digest.Digest, tag string) error {
-	note := "tag " + repo.String() + ":" + tag + "@" + d.String()
+	note := tagNote(repo, d, tag)
 	if g.noted.fresh(note, g.now(), relationRefresh) {
 		return nil
 	}
@@ -121,6 +127,21 @@ func (g *Gateway) noteTag(ctx context.Context, repo Repo, d digest.Digest, tag s
 	return err
 }
 
+// moveTag takes a tag off the image that it pointed at when upstream was last asked, if
+// that is not to. Replicas may remember for relationRefresh that they have noted it.
+func (g *Gateway) moveTag(ctx context.Context, rt route, key cache.Key, to digest.Digest) error {
+	was, known, err := g.tag(ctx, key)
+	if err != nil || !known || was.Digest == "" || was.Digest == to {
+		return err
+	}
+	g.noted.forget(tagNote(rt.repo, was.Digest, rt.reference))
+	return g.Store.DeleteField(ctx, cache.Name(kindHistory, rt.repo.String(), was.Digest.String()), prefixTag+rt.reference)
+}
+
+func tagNote(repo Repo, d digest.Digest, tag string) string {
+	return "tag " + repo.String() + ":" + tag + "@" + d.String()
+}
+
 // decisionRefresh is how long an unchanged decision goes without being written down
 // again, so that a warm pull writes nothing.
 const decisionRefresh = time.Hour
@@ -128,34 +149,52 @@ const decisionRefresh = time.Hour
 // noteDecision writes down how m was decided for a caller. That it was denied must
 // not be missing where it is read, whatever other replicas have written meanwhile, so
 // only an allowance is spared by memory.
-func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, allow bool) error {
+func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, made policy.Decision) error {
 	note := "allow " + lastKey(caller, repo, d).String()
-	if allow && g.noted.fresh(note, g.now(), decisionRefresh) {
-		return nil
+	if made.Allow {
+		written := g.noted.fresh(note, g.now(), decisionRefresh)
+		if g.noted.fresh(note+" "+made.Revision, g.now(), decisionRefresh) && written {
+			return nil
+		}
 	}
-	err := g.writeDecision(ctx, caller, repo, d, allow)
-	if err != nil || !allow {
+	err := g.writeDecision(ctx, caller, repo, d, made)
+	if err != nil || !made.Allow {
 		g.noted.forget(note)
 	}
 	return err
 }
 
-func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, allow bool) error {
+func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, made policy.Decision) error {
 	key := lastKey(caller, repo, d)
-	if !allow {
+	if !made.Allow {
 		last, known, err := g.lastDecision(ctx, caller, repo, d)
 		if err != nil || known && !last.Allow && g.now().Sub(last.At) < decisionRefresh {
 			return err
 		}
 	}
-	b, err := json.Marshal(lastDecision{allow, g.now()})
+	b, err := json.Marshal(lastDecision{made.Allow, g.now(), made.Revision, firstExpiry(made.Waived)})
 	if err != nil {
 		return err
 	}
-	if err := g.Store.Put(ctx, key, b, g.Gate.RelationTTL); err != nil || !allow {
+	if err := g.Store.Put(ctx, key, b, g.Gate.RelationTTL); err != nil || !made.Allow {
 		return err
 	}
 	return g.putJSON(ctx, cache.Name(kindHistory, repo.String(), d.String()), fieldLastAllowed, g.now())
+}
+
+// firstExpiry returns when the first of the waivers that a decision rests on ends, zero
+// where there is none.
+func firstExpiry(ws []policy.Waived) (first time.Time) {
+	for _, w := range ws {
+		t, err := time.Parse(time.RFC3339, w.Expires)
+		if err != nil {
+			t = time.Unix(0, 0) // which nothing outlasts
+		}
+		if first.IsZero() || t.Before(first) {
+			first = t
+		}
+	}
+	return first
 }
 
 // lastDecision returns how an image was last decided for a caller, if it ever was.
@@ -167,8 +206,11 @@ func (g *Gateway) lastDecision(ctx context.Context, caller auth.Caller, repo Rep
 	if err != nil {
 		return last, false, err
 	}
-	err = json.Unmarshal(b, &last)
-	return last, err == nil, err
+	if err := last.decode(b); err != nil {
+		g.damaged(lastKey(caller, repo, d), err)
+		last = lastDecision{} // denied, until it is decided again
+	}
+	return last, true, nil
 }
 
 func lastKey(caller auth.Caller, repo Repo, d digest.Digest) cache.Key {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/sluicegate/sluice/cache"
@@ -23,6 +24,17 @@ import (
 type Upstream struct {
 	Name     string // as it stands in image references: cgr.dev
 	Registry *upstream.Registry
+
+	// Policy decides about this upstream's images, nil for the gateway's own. It must
+	// have the gateway's kill list and mode.
+	Policy *policy.Engine
+	// TagTTL is how long a tag of this upstream is answered without asking it, 0 for
+	// not at all; nil for the gate's.
+	TagTTL *time.Duration
+	// Allow and Deny are globs (policy.MatchGlob) over the names of its repositories,
+	// such as acme/web. One that Deny matches is refused, and one that no Allow matches
+	// where there are any, for every kind of request and before upstream is asked.
+	Allow, Deny []string
 }
 
 // Gate holds the gate's constants. DefaultGate has them with their reasons; the zero
@@ -84,12 +96,16 @@ type Gateway struct {
 	queue   queue
 	flights singleflight.Group
 	noted   recent
-	parsed  parsed
-	running sync.WaitGroup // pulls
+	heads   chan struct{} // one place for each HEAD that may ask upstream for a tag at once
+	mute    recent        // upstreams that did not answer in time
+	sized   recent        // blobs of which upstream said how long they are, and it is what a manifest says
+	buffers buffers
+	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
+	claimed cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
+	running sync.WaitGroup                          // pulls
 
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
 	pulls  map[pullKey]*pull
-	news   chan struct{} // closed and replaced whenever a pull ends
 	closed bool
 }
 
@@ -104,17 +120,23 @@ func (g *Gateway) Start() error {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.queue = queue{Running: g.Gate.Pulls, Waiting: g.Gate.Queue}
 	g.pulls = map[pullKey]*pull{}
-	g.news = make(chan struct{})
+	g.heads = make(chan struct{}, maxHeads)
 	g.Metrics.watch(g)
 	return nil
+}
+
+// Drain has g begin no more pulls: images that are known are served, pulls under way go
+// on, and for others clients are told to try again. That may be elsewhere.
+func (g *Gateway) Drain() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
 }
 
 // Close begins no more pulls and waits for those under way, at most until ctx ends;
 // then they are stopped.
 func (g *Gateway) Close(ctx context.Context) error {
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
+	g.Drain()
 	done := make(chan struct{})
 	go func() {
 		g.running.Wait()
@@ -146,7 +168,11 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	var e *Error
-	if !errors.As(err, &e) {
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, context.DeadlineExceeded):
+		e = &Error{Status: http.StatusServiceUnavailable, Code: codeUnavailable, RetryAfter: 5 * time.Second, Message: "the gateway could not answer in time; try again", cause: err}
+	default:
 		e = &Error{Status: http.StatusInternalServerError, Code: codeUnavailable, Message: "the gateway failed; its log says why", cause: err}
 	}
 	switch {
@@ -172,6 +198,10 @@ func (g *Gateway) serve(w *meter, r *http.Request) error {
 		return err
 	}
 	w.resource = rt.resource
+	if rt.namespace != "" { // distribution specification, "Registry Proxying"
+		w.Header().Set("OCI-Namespace", rt.namespace)
+	}
+	dropRange(r)
 	switch rt.resource {
 	case rManifest:
 		return g.serveManifest(w, r, caller, rt)
@@ -181,8 +211,26 @@ func (g *Gateway) serve(w *meter, r *http.Request) error {
 		return g.serveTags(w, r, rt)
 	case rReferrers:
 		return g.serveReferrers(w, r, rt)
+	case rHistory:
+		return g.serveTagHistory(w, r, rt)
 	}
 	return writeJSON(w, "application/json", struct{}{})
+}
+
+// policy returns the engine that decides about the images of a repository.
+func (g *Gateway) policy(repo Repo) *policy.Engine {
+	if u := g.upstream(repo.Upstream); u != nil && u.Policy != nil {
+		return u.Policy
+	}
+	return g.Policy
+}
+
+// tagTTL returns how long a tag of a repository is answered without asking upstream.
+func (g *Gateway) tagTTL(repo Repo) time.Duration {
+	if u := g.upstream(repo.Upstream); u != nil && u.TagTTL != nil {
+		return *u.TagTTL
+	}
+	return g.Gate.TagTTL
 }
 
 func (g *Gateway) now() time.Time {
@@ -190,13 +238,6 @@ func (g *Gateway) now() time.Time {
 		return g.Now()
 	}
 	return time.Now()
-}
-
-// newsChannel returns a channel that is closed when the next pull ends.
-func (g *Gateway) newsChannel() <-chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.news
 }
 
 func isMiss(err error) bool { return errors.Is(err, cache.ErrNotExist) }

@@ -17,7 +17,7 @@ const (
 	floorLeast  = 64 << 10 // bytes kept back of every blob at least: the whole of most configs and of small layers
 	floorShare  = 32       // and at least this share of large ones, so that no tail of a tar can be guessed
 	configHead  = 64       // bytes of a config that may drip: no JSON of an image is complete in them
-	dripReserve = 256      // bytes below the floor that are kept for the drip: 20 minutes at one every 5 s
+	dripReserve = 256      // bytes kept back for the drip, below the floor and behind what has arrived: 20 minutes at one every 5 s
 )
 
 // floor returns how many bytes of a blob may be sent before an image that lists it is
@@ -47,7 +47,7 @@ type span struct {
 // allows. One that can't be satisfied is left to the answer after the decision.
 func (g *Gateway) plan(c *claim, r *http.Request) span {
 	size := c.desc.Size
-	s := span{end: size, size: size, limit: g.floor(c.least, c.config)}
+	s := span{end: size, size: size, limit: g.floor(min(c.least, size), c.config)}
 	header := r.Header.Get("Range")
 	spec, ok := strings.CutPrefix(header, "bytes=")
 	if header == "" || r.Header.Get("If-Range") != "" && r.Header.Get("If-Range") != `"`+c.desc.Digest.String()+`"` {
@@ -73,7 +73,7 @@ func (g *Gateway) plan(c *claim, r *http.Request) span {
 	default:
 		s.limit = 0
 		if last, err := strconv.ParseInt(to, 10, 64); err == nil && last >= k {
-			s.start, s.end, s.partial = k, min(last+1, size), true
+			s.start, s.end, s.partial = k, min(last, size-1)+1, true // the last number there is has no successor
 		}
 	}
 	return s
@@ -89,41 +89,43 @@ func (s span) writeHeader(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusPartialContent)
 }
 
-// serveHeld serves a blob of a pending image: bytes below the floor as they arrive,
-// then a drip that keeps the connection alive, and the rest once the image is allowed.
-// On a denial the response is cut.
-func (g *Gateway) serveHeld(w http.ResponseWriter, r *http.Request, blob *spool.Blob, c *claim, s span) error {
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	first := c.pulls[0]
-	j := &judgment{done: make(chan struct{})}
-	go func() {
-		defer close(j.done)
-		if j.err = g.judge(ctx, c); j.err != nil {
-			cancel() // stops the response also while it waits for bytes
-		}
-	}()
-	defer func() { cancel(); <-j.done }()
+// A held response is one for a blob of a pending image. It lives in its request's own
+// goroutine, and has a buffer only while it copies.
+type held struct {
+	g     *Gateway
+	w     http.ResponseWriter
+	blob  *spool.Blob
+	body  *spool.Reader
+	claim *claim
 
-	began := g.now()
-	s.writeHeader(w)
-	body := blob.NewReader(ctx)
+	pos     int64     // the next byte to send
+	limit   int64     // what may be sent before the decision
+	arrived int64     // bytes of the blob that were there when last looked
+	sent    time.Time // when a byte was last sent
+}
+
+// serveHeld serves a blob of a pending image: bytes below the floor as they arrive, of
+// which a few are kept back for a drip that keeps the connection alive, and the rest
+// once the image is allowed. On a denial the response is cut.
+func (g *Gateway) serveHeld(w http.ResponseWriter, r *http.Request, blob *spool.Blob, c *claim, s span) error {
+	first, began := c.pulls[0], g.now()
+	body := blob.NewReader(r.Context())
 	defer body.Close()
 	if _, err := body.Seek(s.start, io.SeekStart); err != nil {
 		return err
 	}
-	h := &heldBody{w: w, body: body, pos: s.start, buf: make([]byte, copyBuffer), flush: http.NewResponseController(w).Flush}
-	limit := min(s.limit, s.end)
-	err := h.flush() // headers, which must not wait for upstream
-	if err == nil {
-		err = h.below(limit - min(dripReserve, limit))
+	h := &held{
+		g: g, w: w, blob: blob, body: body, claim: c, pos: s.start, limit: min(s.limit, s.end), arrived: blob.Arrived(),
+		sent: began.Add(-g.Gate.Drip), // the wait for headers was silence too
 	}
-	if err == nil {
-		err = g.drip(h, limit, j)
+	s.writeHeader(w)
+	err := h.flush() // headers, which must not wait for upstream
+	for err == nil && c.pending() {
+		err = h.step(r.Context())
 	}
 	g.Metrics.holdSeconds.Observe(g.now().Sub(began).Seconds())
 	if err == nil {
-		err = h.below(s.end)
+		err = h.rest(r.Context(), s.end)
 	}
 	if err != nil && r.Context().Err() == nil {
 		g.Log.Debug("held response cut", "repository", c.repo, "blob", c.desc.Digest, "caller", c.caller.Name, "error", err)
@@ -132,24 +134,147 @@ func (g *Gateway) serveHeld(w http.ResponseWriter, r *http.Request, blob *spool.
 	return nil
 }
 
-// A judgment is the decision on a held response: err is set before done closes, nil
-// when the rest may be sent.
-type judgment struct {
-	done chan struct{}
-	err  error
+// step does the next thing that there is to do before the decision, or waits for it.
+func (h *held) step(ctx context.Context) error {
+	now := h.g.now()
+	h.look(now)
+	if err := h.g.judge(ctx, h.claim, now); err != nil || !h.claim.pending() {
+		return err
+	}
+	h.limit = min(h.limit, h.g.floor(min(h.claim.least, h.claim.desc.Size), h.claim.config))
+	there := int64(0) // up to where bytes may be sent now
+	if h.announced() {
+		there = min(h.arrived, h.limit)
+	}
+	due := !now.Before(h.sent.Add(h.g.Gate.Drip))
+	switch {
+	case h.pos < there-dripReserve:
+		return h.send(min(there-dripReserve, h.pos+copyBuffer)) // and look again: it may be denied by then
+	case h.pos < there && due:
+		return h.send(h.pos + 1)
+	}
+	wake := earlier(h.claim.capAt(h.g.Gate.HoldCap), now.Add(h.g.Gate.Drip))
+	if !due {
+		wake = earlier(wake, h.sent.Add(h.g.Gate.Drip))
+	}
+	return h.wait(ctx, wake.Sub(now), due)
 }
 
-// judge waits for the decision on a pending claim, at most until nothing has come of
-// its images for the hold cap.
-func (g *Gateway) judge(ctx context.Context, c *claim) error {
-	for {
-		if err := g.awaitClaim(ctx, c, g.now().Add(g.Gate.Drip)); err != nil || !c.pending() {
-			return err
-		}
-		if c.overdue(g.now(), g.Gate.HoldCap) {
-			return g.overdue(ctx, c)
+// look notes how much of the blob has arrived. A client may ask for what its image's own
+// pull has yet to come to: that upstream sends it is progress too.
+func (h *held) look(now time.Time) {
+	arrived := h.blob.Arrived()
+	if h.blob.Committed() {
+		arrived = h.blob.Size()
+	} else if arrived > h.arrived {
+		for _, p := range h.claim.pulls {
+			if p != notBegun {
+				p.touch(now)
+			}
 		}
 	}
+	h.arrived = arrived
+}
+
+// announced reports whether the blob is known to be as long as the floor was reckoned
+// from. Where upstream doesn't say how long it is, it may end below the floor.
+func (h *held) announced() bool {
+	return h.blob.Committed() || h.g.sized.has(sizeKey(h.blob.Source(), h.blob.Digest(), h.blob.Size()))
+}
+
+// wait returns after d, or sooner when an image of the claim is decided or there is
+// something to send: more than is kept for the drip or, when that is due, any byte.
+func (h *held) wait(ctx context.Context, d time.Duration, due bool) error {
+	limited, stop := h.claim.wake(ctx, d)
+	defer stop()
+	next := h.pos + dripReserve
+	if due {
+		next = h.pos
+	}
+	if !h.announced() && h.blob.Arrived() > 0 {
+		next = h.blob.Size() - 1 // there when all of the blob is, and verified
+	} else if next >= h.limit {
+		<-limited.Done()
+		return ctx.Err()
+	}
+	if _, err := h.blob.Await(limited, next); err != nil && limited.Err() == nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// send copies what is there, up to position end.
+func (h *held) send(end int64) error {
+	buf := h.g.buffers.get()
+	defer h.g.buffers.put(buf)
+	for h.pos < end {
+		n, err := h.body.Read((*buf)[:min(int64(len(*buf)), end-h.pos)])
+		if err != nil {
+			return err
+		}
+		if _, err := h.w.Write((*buf)[:n]); err != nil {
+			return err
+		}
+		h.pos += int64(n)
+	}
+	h.sent = h.g.now()
+	return h.flush()
+}
+
+// rest sends what the decision has released: from the file once all is there, which the
+// server needs no buffer for.
+func (h *held) rest(ctx context.Context, end int64) error {
+	for h.pos < end && !h.blob.Committed() {
+		n, err := h.blob.Await(ctx, h.pos)
+		if err != nil {
+			return err
+		}
+		if err := h.send(min(h.pos+n, end)); err != nil {
+			return err
+		}
+	}
+	if h.pos >= end {
+		return nil
+	}
+	f, err := h.blob.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Seek(h.pos, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = io.CopyN(h.w, f, end-h.pos)
+	return err
+}
+
+func (h *held) flush() error { return http.NewResponseController(h.w).Flush() }
+
+// judge looks whether a pending claim is decided by now, one way or the other. It
+// returns the denial as an error.
+func (g *Gateway) judge(ctx context.Context, c *claim, now time.Time) error {
+	switch {
+	case c.anyFinished():
+		if err := g.relook(ctx, c); err != nil {
+			return err
+		}
+		return g.weigh(ctx, c, high)
+	case c.overdue(now, g.Gate.HoldCap):
+		return g.overdue(ctx, c)
+	}
+	return nil
+}
+
+// relook brings a pending claim up to date: an image that was served since it began may
+// list the blob, maybe as its config, and then has a say in what is released.
+func (g *Gateway) relook(ctx context.Context, c *claim) error {
+	ls, err := g.listersOf(ctx, c.repo, c.desc.Digest)
+	if err != nil || len(ls) == 0 {
+		return err
+	}
+	now := newClaim(c.caller, c.repo, c.desc.Digest, ls)
+	c.listers, c.config, c.least = now.listers, now.config, min(c.least, now.least)
+	return nil
 }
 
 // overdue decides a claim whose images have shown no progress for the hold cap.
@@ -162,58 +287,7 @@ func (g *Gateway) overdue(ctx context.Context, c *claim) error {
 	if s.blocked() {
 		return s.denial()
 	}
-	return nil
-}
-
-// drip sends a byte below limit every so often until the decision: some clients and
-// most load balancers give up on a response that stands still.
-func (g *Gateway) drip(h *heldBody, limit int64, j *judgment) error {
-	tick := time.NewTicker(g.Gate.Drip)
-	defer tick.Stop()
-	if err := h.flush(); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-j.done:
-			return j.err
-		case <-tick.C:
-			if h.pos >= limit {
-				continue
-			}
-			if err := h.below(h.pos + 1); err != nil {
-				return err
-			}
-			if err := h.flush(); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// A heldBody copies a blob to a response up to where it may.
-type heldBody struct {
-	w     io.Writer
-	body  io.Reader
-	pos   int64
-	buf   []byte
-	flush func() error
-}
-
-// below sends what arrives until position end.
-func (h *heldBody) below(end int64) error {
-	for h.pos < end {
-		n, err := h.body.Read(h.buf[:min(int64(len(h.buf)), end-h.pos)])
-		if n > 0 {
-			if _, err := h.w.Write(h.buf[:n]); err != nil {
-				return err
-			}
-			h.pos += int64(n)
-		}
-		if err != nil && h.pos < end {
-			return err
-		}
-	}
+	c.pulls = nil
 	return nil
 }
 
@@ -221,13 +295,16 @@ func (h *heldBody) below(end int64) error {
 // is cut at once and the others a little later: the free slot lets the client open its
 // next blob, get the 403 there, and show its reason.
 func (g *Gateway) cut(w http.ResponseWriter, r *http.Request, p *pull, c *claim) {
-	if !p.firstCut(c.caller.Name+" "+remoteHost(r), g.now()) {
-		t := time.NewTimer(g.Gate.CutDelay)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-r.Context().Done():
-		}
+	client := c.caller.Name + " " + remoteHost(r) + " " + r.UserAgent()
+	wait := g.Gate.CutDelay
+	if p.firstCut(client, c.desc.Digest) {
+		wait /= 10 // its user is shown what it reads first: the 403 that its config waits for must come before
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.Context().Done():
 	}
 	abort(w)
 }

@@ -48,6 +48,7 @@ type manifest struct {
 	layers   []ocispec.Descriptor // of an image or artifact
 	children []ocispec.Descriptor // of an index
 	inline   bool                 // config or a layer carries its content in "data"
+	names    []string             // its digests by every algorithm that it may be asked for or killed by
 	foreign  string               // the blob that is fetched past the gateway, empty where none is
 }
 
@@ -66,6 +67,7 @@ func parseManifest(mediaType string, d digest.Digest, body []byte) (*manifest, e
 	if len(body) > maxManifest {
 		return nil, refuse("its manifest is larger than 4 MiB")
 	}
+	m.names = []string{digest.SHA256.FromBytes(body).String(), digest.SHA512.FromBytes(body).String()}
 	switch mediaType {
 	case schema1, schema1Signed:
 		return nil, refuse("its manifest is of Docker schema 1, which no scanner can vouch for; push it again with a current client")

@@ -22,6 +22,7 @@ type Metrics struct {
 	upstreamBytes *prometheus.CounterVec
 	requests      *prometheus.CounterVec
 	sentBytes     prometheus.Counter
+	staleTags     *prometheus.CounterVec
 }
 
 // NewMetrics registers the gateway's metrics.
@@ -44,7 +45,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		sentBytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_sent_bytes_total",
 			Help: "Bytes of bodies sent to clients."}),
 	}
-	r.MustRegister(m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	m.staleTags = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_stale_tags_total",
+		Help: "Requests for a tag that were answered from memory since upstream can't be read."}, []string{"upstream"})
+	r.MustRegister(m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 
@@ -63,7 +66,8 @@ func (m *Metrics) watch(g *Gateway) {
 }
 
 // logPull writes the one line of a pull, with the decision for the caller who began it.
-func (g *Gateway) logPull(p *pull) {
+// err is why there is no verdict, if there is none.
+func (g *Gateway) logPull(p *pull, err error) {
 	took := g.now().Sub(p.started)
 	g.Metrics.pulls.WithLabelValues(string(p.verdict.Scan.State), string(p.verdict.Scan.Cause)).Inc()
 	g.Metrics.pullSeconds.Observe(took.Seconds())
@@ -73,9 +77,12 @@ func (g *Gateway) logPull(p *pull) {
 	if p.verdict.Scan.Cause != scan.CauseNone {
 		attrs = append(attrs, "cause", p.verdict.Scan.Cause, "detail", p.verdict.Scan.Detail)
 	}
+	if err != nil {
+		attrs = append(attrs, "error", err)
+	}
 	s, err := g.decide(g.ctx, p.caller, p.repo, p.m, p.verdict)
 	if err != nil {
-		g.Log.Error("pull", append(attrs, "error", err)...)
+		g.Log.Error("pull", append(attrs, "undecided", err)...)
 		return
 	}
 	g.Metrics.decisions.WithLabelValues(p.repo.Upstream, outcome(s)).Inc()
@@ -87,10 +94,21 @@ func (g *Gateway) logPull(p *pull) {
 func (g *Gateway) logDecision(caller auth.Caller, repo Repo, m *manifest, s standing) {
 	o := outcome(s)
 	g.Metrics.decisions.WithLabelValues(repo.Upstream, o).Inc()
-	if s.pending() || m.kind == kindArtifact || g.noted.fresh("log "+o+" "+caller.Name+" "+repo.String()+m.Digest.String(), g.now(), logRefresh) {
+	if s.pending() || m.kind == kindArtifact || g.noted.fresh(lineKey(o, caller, repo, m), g.now(), logRefresh) {
 		return
 	}
 	g.Log.Log(g.ctx, level(s), "decision", append([]any{"image", repo.String() + "@" + m.Digest.String(), "caller", caller.Name}, decisionAttrs(s)...)...)
+}
+
+// spareLines notes that the line of p tells its caller's decision, however it turns out.
+func (g *Gateway) spareLines(p *pull) {
+	for _, o := range []string{"allow", "deny", string(policy.Warn), string(policy.DryRun), string(policy.Off)} {
+		g.noted.fresh(lineKey(o, p.caller, p.repo, p.m), g.now(), 0)
+	}
+}
+
+func lineKey(outcome string, caller auth.Caller, repo Repo, m *manifest) string {
+	return "log " + outcome + " " + caller.Name + " " + repo.String() + m.Digest.String()
 }
 
 // logRefresh spares a line for each of the requests that one pull makes.

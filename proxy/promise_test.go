@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -73,32 +72,6 @@ func floorOf(size int64, config bool) int64 {
 	return max(0, size-keep)
 }
 
-// A thief asks for a blob in a random way and writes down what it gets.
-func (l *lab) thief(ctx context.Context, rng *rand.Rand, led *ledger, img *image, d ocispec.Descriptor) {
-	size := d.Size
-	k := rng.Int64N(size)
-	ranges := []string{
-		"", "", "bytes=0-", fmt.Sprintf("bytes=%d-", k), fmt.Sprintf("bytes=%d-", size-1), fmt.Sprintf("bytes=%d-%d", k, size-1),
-		fmt.Sprintf("bytes=-%d", 1+rng.Int64N(size)), fmt.Sprintf("bytes=%d-%d", max(0, size-10), size+1000),
-		fmt.Sprintf("bytes=0-%d,%d-%d", k, k, size-1), "bytes=-1", fmt.Sprintf("bytes=%d-%d", k, k), "bytes=" + strconv.FormatInt(max(0, size-64<<10), 10) + "-",
-	}
-	var header []string
-	if r := ranges[rng.IntN(len(ranges))]; r != "" {
-		header = []string{"Range", r}
-	}
-	switch etag := `"` + d.Digest.String() + `"`; rng.IntN(8) {
-	case 0:
-		header = append(header, "If-Range", etag)
-	case 1:
-		header = append(header, "If-Range", `"another"`)
-	case 2:
-		header = append(header, "If-None-Match", etag)
-	case 3:
-		header = append(header, "If-Match", `"another"`, "If-None-Match", "*")
-	}
-	l.steal(ctx, led, img, d, header...)
-}
-
 // steal sends one request for a blob and notes what arrives, checked to be the blob's
 // own bytes, until the response ends or ctx does.
 func (l *lab) steal(ctx context.Context, led *ledger, img *image, d ocispec.Descriptor, header ...string) {
@@ -142,71 +115,6 @@ func (l *lab) steal(ctx context.Context, led *ledger, img *image, d ocispec.Desc
 	led.add(d.Digest, from, from+int64(len(body)))
 }
 
-// No blob that only pending or denied images list ever passes its floor, whatever a
-// caller asks for, over however many connections, before, during and after the scan.
-func TestPromise(t *testing.T) {
-	l := newLab(t)
-	denied := l.push("acme/app", "bad", 3<<20, 300_000, 70_000, 1000)
-	denied2 := l.push("acme/app", "small", 5000, 200_000)
-	l.engine.condemn(denied.digest)
-	l.engine.condemn(denied2.digest)
-	l.engine.hold()
-	for _, tag := range []string{"bad", "small"} {
-		if r := l.get("GET", "/v2/acme/app/manifests/"+tag, 5*time.Second); r.status != 200 {
-			t.Fatalf("manifest of a pending image: %d %s", r.status, r.message())
-		}
-	}
-	led := &ledger{got: map[digest.Digest][]interval{}}
-	ctx, cancel := context.WithCancel(t.Context())
-	var thieves sync.WaitGroup
-	for seed := range uint64(16) {
-		thieves.Go(func() {
-			rng := rand.New(rand.NewPCG(seed, 7))
-			for ctx.Err() == nil {
-				img := []*image{denied, denied2}[rng.IntN(2)]
-				blobs := append([]ocispec.Descriptor{img.config}, img.layers...)
-				once, stop := context.WithTimeout(ctx, time.Duration(rng.IntN(150))*time.Millisecond)
-				l.thief(once, rng, led, img, blobs[rng.IntN(len(blobs))])
-				stop()
-			}
-		})
-	}
-	// A patient one on each blob, who is held until the decision.
-	var patient sync.WaitGroup
-	for _, img := range []*image{denied, denied2} {
-		for _, d := range append([]ocispec.Descriptor{img.config}, img.layers...) {
-			patient.Go(func() { l.steal(ctx, led, img, d) })
-		}
-	}
-	time.Sleep(1500 * time.Millisecond) // of stealing while pending: an amount of work, not a wait for something
-	l.engine.release()
-	patient.Wait()
-	time.Sleep(300 * time.Millisecond) // and while denied
-	cancel()
-	thieves.Wait()
-
-	some := false
-	for _, img := range []*image{denied, denied2} {
-		for i, d := range append([]ocispec.Descriptor{img.config}, img.layers...) {
-			floor := floorOf(d.Size, i == 0)
-			if end := led.beyond(d.Digest); end > floor {
-				t.Errorf("blob %d of %d bytes: received up to %d, floor is %d", i, d.Size, end, floor)
-			}
-			some = some || led.covered(d.Digest) > d.Size/2
-		}
-	}
-	if !some {
-		t.Error("no thief got half of any blob: the test has shown nothing")
-	}
-	for _, img := range []*image{denied, denied2} {
-		for _, path := range []string{"/manifests/" + img.digest.String(), "/blobs/" + img.config.Digest.String(), "/blobs/" + img.layers[0].Digest.String()} {
-			if r := l.get("GET", "/v2/acme/app"+path, 5*time.Second); r.status != 403 || !strings.HasPrefix(r.message(), "DENIED: blocked by policy") {
-				t.Errorf("%s after the decision: %d %s", path, r.status, r.message())
-			}
-		}
-	}
-}
-
 // An allowed image arrives complete, held at the floor while it is pending, and each
 // blob is fetched from upstream once.
 func TestAllowed(t *testing.T) {
@@ -239,3 +147,44 @@ func TestAllowed(t *testing.T) {
 		t.Errorf("the pull token's authority went to the blob host: %v", q)
 	}
 }
+
+// Who resumes at the held offset gets the rest once the image is allowed, and never
+// before; one byte at a time yields no more than all at once.
+func TestResume(t *testing.T) {
+	l := newLab(t)
+	img := l.push("acme/app", "one", 200_000)
+	d := img.layers[0]
+	floor := floorOf(d.Size, false)
+	l.engine.hold()
+	l.want(200, "", "GET", manifestPath("acme/app", "one"))
+	part := l.get("GET", blobPath("acme/app", d), 300*time.Millisecond)
+	if n := int64(len(part.body)); n == 0 || n > floor {
+		t.Fatalf("%d bytes before the decision, floor is %d", n, floor)
+	}
+	rest := "bytes=" + itoa(len(part.body)) + "-"
+	var clients sync.WaitGroup
+	for at := floor; at < d.Size; at += 4096 {
+		clients.Go(func() {
+			for _, r := range []string{"bytes=" + itoa(int(at)) + "-", "bytes=" + itoa(int(at)) + "-" + itoa(int(at)), "bytes=-" + itoa(int(d.Size-at))} {
+				if got := l.get("GET", blobPath("acme/app", d), 150*time.Millisecond, "Range", r); len(got.body) > 0 && got.status/100 == 2 {
+					t.Errorf("%s: %d bytes of the held tail", r, len(got.body))
+				}
+			}
+		})
+	}
+	clients.Wait()
+	if got := l.get("GET", blobPath("acme/app", d), 150*time.Millisecond, "Range", rest); int64(len(part.body)+len(got.body)) > floor {
+		t.Errorf("resumed past the floor: %d + %d", len(part.body), len(got.body))
+	}
+	l.engine.release()
+	got := l.want(206, "", "GET", blobPath("acme/app", d), "Range", rest)
+	if digest.FromBytes(append(part.body, got.body...)) != d.Digest {
+		t.Error("the parts are not the layer")
+	}
+	l.want(416, "", "GET", blobPath("acme/app", d), "Range", "bytes="+itoa(int(d.Size))+"-")
+	if r := l.want(206, "", "GET", blobPath("acme/app", d), "Range", "bytes=0-1,5-6"); !strings.HasPrefix(r.header.Get("Content-Type"), "multipart/") {
+		t.Errorf("two ranges: %s", r.header.Get("Content-Type"))
+	}
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

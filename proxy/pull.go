@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,13 +35,14 @@ type pull struct {
 	started time.Time
 	ticket  *ticket
 
-	progress atomic.Int64  // Unix nanoseconds of the last byte that upstream sent
-	fetched  atomic.Int64  // bytes read of the image
-	done     chan struct{} // closed once verdict is set
-	verdict  *scan.Verdict // the one that all get who wait
+	progress atomic.Int64    // Unix nanoseconds of the last byte that upstream sent
+	fetched  atomic.Int64    // bytes read of the image
+	over     context.Context //nolint:containedctx // ends once verdict is set: what wakes those who wait for bytes too
+	end      func()          // ends over
+	verdict  *scan.Verdict   // the one that all get who wait
 
-	mu  sync.Mutex           // guards cut
-	cut map[string]time.Time // client → when its first held response was cut
+	mu  sync.Mutex               // guards cut
+	cut map[string]digest.Digest // client → the blob of its first held response that was cut
 }
 
 type pullKey struct {
@@ -66,7 +69,8 @@ func (g *Gateway) begin(caller auth.Caller, repo Repo, m *manifest, low bool) (*
 	if err != nil {
 		return nil, &Error{Status: 429, Code: codeTooMany, Message: "too many images wait to be scanned by this gateway; try again later", RetryAfter: 10 * time.Second, cause: err}
 	}
-	p := &pull{repo: repo, m: m, caller: caller, started: g.now(), ticket: t, done: make(chan struct{}), cut: map[string]time.Time{}}
+	p := &pull{repo: repo, m: m, caller: caller, started: g.now(), ticket: t, cut: map[string]digest.Digest{}}
+	p.over, p.end = context.WithCancel(context.Background())
 	p.progress.Store(p.started.UnixNano())
 	g.pulls[key] = p
 	g.running.Go(func() { g.run(p) })
@@ -81,18 +85,16 @@ func (g *Gateway) run(p *pull) {
 	v, err := g.scanned(ctx, p)
 	if err != nil {
 		v = causeVerdict(err)
-		g.Log.Warn("image not scanned", "image", p.repo.String()+"@"+p.m.Digest.String(), "error", err)
 	}
 	if c := v.Scan.Cause; c == scan.CauseDBMissing || c == scan.CauseDBStale {
-		g.Log.Warn("image not matched", "image", p.repo.String()+"@"+p.m.Digest.String(), "error", v.Scan.Detail)
+		err = errors.Join(err, errors.New(v.Scan.Detail))
 		v = failedVerdict(c, "") // its detail names the operator's directories
 	}
 	_, stored := g.Scanner.Cached(ctx, p.m.Digest)
 	p.verdict = v
+	g.spareLines(p)
 	g.mu.Lock()
-	close(p.done)
-	close(g.news)
-	g.news = make(chan struct{})
+	p.end()
 	if stored == nil {
 		delete(g.pulls, pullKey{p.repo, p.m.Digest})
 	} else {
@@ -101,7 +103,7 @@ func (g *Gateway) run(p *pull) {
 		time.AfterFunc(g.Gate.RetryAfter, func() { g.drop(p) })
 	}
 	g.mu.Unlock()
-	g.logPull(p)
+	g.logPull(p, err)
 }
 
 func (g *Gateway) drop(p *pull) {
@@ -117,7 +119,7 @@ func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
 	if err := g.queue.wait(ctx, p.ticket); err != nil {
 		return nil, err
 	}
-	defer g.queue.leave()
+	defer g.queue.leave(p.ticket)
 	p.touch(g.now())
 	v, err := g.Scanner.Known(ctx, p.m.Digest)
 	switch {
@@ -145,7 +147,7 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 	defer res.Release()
 	config, err := g.fetchConfig(ctx, p, res)
 	if err != nil {
-		return nil, err
+		return nil, ofBlob(p.m.config, err)
 	}
 	sc, err := g.Scanner.Begin(ctx, scan.Image{
 		Reference: p.repo.String() + "@" + p.m.Digest.String(),
@@ -165,7 +167,7 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 		if !sc.Needs(i) {
 			continue
 		}
-		layers.Go(func() error { return g.scanLayer(layersCtx, p, sc, i, desc, res) })
+		layers.Go(func() error { return ofBlob(desc, g.scanLayer(layersCtx, p, sc, i, desc, res)) })
 	}
 	if err := layers.Wait(); err != nil {
 		return nil, err
@@ -242,16 +244,27 @@ func (p *pull) lackedDatabase() bool {
 // it isn't there or on its way. One fetch serves everybody.
 func (g *Gateway) fetchBlob(repo Repo, desc ocispec.Descriptor, res *spool.Reservation) (*spool.Blob, error) {
 	registry := g.upstream(repo.Upstream).Registry
-	return g.Blobs.Fetch(desc.Digest, desc.Size, res, func(ctx context.Context, w io.Writer) error {
+	return g.Blobs.FetchFrom(repo.String(), desc.Digest, desc.Size, res, func(ctx context.Context, w io.Writer) error {
 		body, err := registry.Blob(ctx, repo.Name, desc)
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, make([]byte, copyBuffer))
+		g.noteVouched(ctx, repo, desc.Digest)
+		if b, ok := body.(interface{ Exact() bool }); ok && b.Exact() {
+			g.sized.fresh(sizeKey(repo.String(), desc.Digest, desc.Size), g.now(), g.Gate.RelationTTL)
+		}
+		buf := g.buffers.get()
+		defer g.buffers.put(buf)
+		n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, *buf)
 		g.Metrics.upstreamBytes.WithLabelValues(repo.Upstream).Add(float64(n))
 		return err
 	})
+}
+
+// sizeKey names a blob of a size in a repository.
+func sizeKey(repo string, d digest.Digest, size int64) string {
+	return repo + "@" + d.String() + " " + strconv.FormatInt(size, 10)
 }
 
 const copyBuffer = 256 << 10 // bytes; large enough that system calls don't count, small enough for a hundred clients
@@ -259,31 +272,33 @@ const copyBuffer = 256 << 10 // bytes; large enough that system calls don't coun
 // touch notes that upstream sent something of the image.
 func (p *pull) touch(now time.Time) { p.progress.Store(now.UnixNano()) }
 
-// overdue reports whether nothing came of the image for so long that those who wait
-// for it are told so.
-func (p *pull) overdue(now time.Time, limit time.Duration) bool {
-	return now.Sub(time.Unix(0, p.progress.Load())) > limit
+// capAt returns when nothing will have come of the image for so long that those who wait
+// for it are told so, unless something comes before.
+func (p *pull) capAt(limit time.Duration) time.Time {
+	return time.Unix(0, p.progress.Load()).Add(limit)
 }
 
-// firstCut reports whether client has no held response of p cut yet, and notes it.
-func (p *pull) firstCut(client string, now time.Time) bool {
+// overdue reports whether that time has come.
+func (p *pull) overdue(now time.Time, limit time.Duration) bool { return !now.Before(p.capAt(limit)) }
+
+// firstCut reports whether client has no held response of p cut yet, or only such of the
+// same blob: nobody fetches a blob twice at a time, so that is somebody else behind the
+// same address.
+func (p *pull) firstCut(client string, blob digest.Digest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, ok := p.cut[client]; ok {
-		return false
+	if _, ok := p.cut[client]; !ok {
+		p.cut[client] = blob
 	}
-	p.cut[client] = now
-	return true
+	return p.cut[client] == blob
 }
 
 // finished returns the verdict of p, or nil while there is none.
 func (p *pull) finished() *scan.Verdict {
-	select {
-	case <-p.done:
-		return p.verdict
-	default:
+	if p.over.Err() == nil {
 		return nil
 	}
+	return p.verdict
 }
 
 // A progressReader notes on the pull that bytes of its image came.
@@ -300,6 +315,23 @@ func (r progressReader) Read(b []byte) (int, error) {
 		r.p.fetched.Add(int64(n))
 	}
 	return n, err
+}
+
+// A blobError is what is wrong with one blob of an image.
+type blobError struct {
+	desc ocispec.Descriptor
+	err  error
+}
+
+func (e *blobError) Error() string { return e.err.Error() } // which names it
+func (e *blobError) Unwrap() error { return e.err }
+
+// ofBlob says of which blob err is.
+func ofBlob(desc ocispec.Descriptor, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &blobError{desc, err}
 }
 
 // A limitError says that an image is past a bound.
@@ -322,17 +354,17 @@ func causeVerdict(err error) *scan.Verdict {
 	case errors.Is(err, errStoreDown):
 		return failedVerdict(scan.CauseStoreDown, "the store that remembers verdicts can't be read")
 	case errors.Is(err, syscall.ENOSPC):
-		return failedVerdict(scan.CauseScanFailed, "the gateway's disk is full; its operator can free space where spool.dir lies")
+		return failedVerdict(scan.CauseNoRoom, "its disk is full where spool.dir lies")
 	case errors.Is(err, spool.ErrFull):
-		return failedVerdict(scan.CauseScanFailed, "the gateway's disk has no room for it; its operator can raise spool quotas")
+		return failedVerdict(scan.CauseNoRoom, "spool.blobs_quota or spool.layers_quota is taken up, or smaller than the image")
 	case errors.Is(err, scan.ErrDatabaseMissing):
 		return failedVerdict(scan.CauseDBMissing, "no vulnerability database is loaded yet")
 	case errors.Is(err, scan.ErrDatabaseStale):
 		return failedVerdict(scan.CauseDBStale, "the vulnerability database is too old")
 	case errors.Is(err, upstream.ErrContent), errors.Is(err, spool.ErrMismatch), errors.As(err, &bytes):
-		return failedVerdict(scan.CauseScanFailed, "upstream serves something else than its manifest names: "+contentReason(err))
+		return failedVerdict(scan.CauseScanFailed, "upstream serves something else than "+blobName(err)+": "+shortDigests(contentReason(err)))
 	case upstream.NotFound(err):
-		return failedVerdict(scan.CauseScanFailed, "upstream lacks a blob that its manifest names ("+upstreamReason(err)+")")
+		return failedVerdict(scan.CauseScanFailed, "upstream lacks "+blobName(err)+" ("+upstreamReason(err)+")")
 	case errors.As(err, &up):
 		return failedVerdict(scan.CauseUpstreamDown, "upstream failed while the image was fetched ("+upstreamReason(err)+")")
 	case errors.As(err, &e):
@@ -342,6 +374,21 @@ func causeVerdict(err error) *scan.Verdict {
 	}
 	return failedVerdict(scan.CauseScanFailed, "the gateway failed while it scanned the image; its log says why")
 }
+
+// blobName names the blob that err is of, as its manifest does.
+func blobName(err error) string {
+	var b *blobError
+	if !errors.As(err, &b) {
+		return "a blob that its manifest names"
+	}
+	return shortDigests(b.desc.Digest.String()) + fmt.Sprintf(" of %d bytes", b.desc.Size)
+}
+
+// longDigest finds digests, and in parentheses what is enough to tell them apart.
+var longDigest = regexp.MustCompile(`(sha(?:256|512):[0-9a-f]{16})[0-9a-f]+`)
+
+// shortDigests leaves enough of each digest in s to find it, since a message is short.
+func shortDigests(s string) string { return longDigest.ReplaceAllString(s, "$1") }
 
 // failedVerdict is the verdict that there is none, for a cause.
 func failedVerdict(cause scan.Cause, detail string) *scan.Verdict {
@@ -361,15 +408,6 @@ func unsupported() *scan.Verdict {
 
 // errStoreDown marks an error of the Store.
 var errStoreDown = errors.New("store down")
-
-// storeError is storeDown for an error that may also be what is wrong with the thing
-// that was read.
-func storeError(err error) error {
-	if e := (*Error)(nil); errors.As(err, &e) {
-		return e
-	}
-	return storeDown(err)
-}
 
 // storeDown wraps an error of the Store so that policy and clients learn its cause.
 func storeDown(err error) error {

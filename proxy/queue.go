@@ -10,21 +10,28 @@ import (
 // errQueueFull says that more pulls wait than the gateway is willing to hold.
 var errQueueFull = errors.New("too many images wait to be scanned")
 
+// maxHeads bounds the HEADs that ask upstream for a tag at once: enough for a fleet of
+// nodes, few enough that a bot that resolves thousands of tags takes neither all
+// connections nor upstream's patience from pulls.
+const maxHeads = 64
+
 // A queue lets a bounded number of pulls run. Those that somebody waits for go first;
-// those that only a HEAD began come last, and take neither the last place to run nor
-// more than half of those to wait.
+// those that only a HEAD began come last, and take no more than a quarter of the places
+// to run, never the last one, and half of those to wait.
 type queue struct {
 	Running int // pulls at once
 	Waiting int // pulls that may wait
 
-	mu      sync.Mutex // guards what follows; a ticket is in waiting or was let go, never both
+	mu      sync.Mutex // guards what follows and all tickets; one is in waiting, or running, or neither
 	running int
+	low     int // of running, those that only a HEAD began
 	waiting []*ticket
 }
 
 type ticket struct {
-	low bool
-	run chan struct{} // closed when it may run
+	low     bool
+	running bool
+	run     chan struct{} // closed when it may run
 }
 
 // enter queues a pull; wait on the ticket before running.
@@ -32,9 +39,8 @@ func (q *queue) enter(low bool) (*ticket, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t := &ticket{low: low, run: make(chan struct{})}
-	if q.running < q.places(low) {
-		q.running++
-		close(t.run)
+	if q.free(low) {
+		q.start(t)
 		return t, nil
 	}
 	if len(q.waiting) >= q.Waiting || low && q.lows() >= q.Waiting/2 {
@@ -44,12 +50,31 @@ func (q *queue) enter(low bool) (*ticket, error) {
 	return t, nil
 }
 
-// places returns how many pulls may run before a new one must wait.
-func (q *queue) places(low bool) int {
+// free reports whether one more pull may run. It is called with mu held, as are start
+// and stop.
+func (q *queue) free(low bool) bool {
 	if low {
-		return max(1, q.Running-1)
+		return q.low < max(1, q.Running/4) && q.running < max(1, q.Running-1)
 	}
-	return q.Running
+	return q.running < q.Running
+}
+
+func (q *queue) start(t *ticket) {
+	t.running = true
+	q.running++
+	if t.low {
+		q.low++
+	}
+	close(t.run)
+}
+
+func (q *queue) stop(t *ticket) {
+	t.running = false
+	q.running--
+	if t.low {
+		q.low--
+	}
+	q.fill()
 }
 
 // lows counts those that wait and that only a HEAD began. It is called with mu held.
@@ -66,10 +91,14 @@ func (q *queue) lows() (n int) {
 func (q *queue) hurry(t *ticket) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if t.low {
-		t.low = false
-		q.fill()
+	if !t.low {
+		return
 	}
+	t.low = false
+	if t.running {
+		q.low--
+	}
+	q.fill()
 }
 
 // wait blocks until t may run; then leave must be called. On an error t is out.
@@ -84,30 +113,27 @@ func (q *queue) wait(ctx context.Context, t *ticket) error {
 	if i := slices.Index(q.waiting, t); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	} else {
-		q.running--
-		q.fill()
+		q.stop(t)
 	}
 	return ctx.Err()
 }
 
-// leave ends a run and lets the next one go.
-func (q *queue) leave() {
+// leave ends the run of t and lets the next one go.
+func (q *queue) leave(t *ticket) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.running--
-	q.fill()
+	q.stop(t)
 }
 
 // fill gives free places to those who wait. It is called with mu held.
 func (q *queue) fill() {
 	for _, low := range []bool{false, true} {
-		for q.running < q.places(low) {
+		for q.free(low) {
 			i := slices.IndexFunc(q.waiting, func(t *ticket) bool { return t.low == low })
 			if i < 0 {
 				break
 			}
-			q.running++
-			close(q.waiting[i].run)
+			q.start(q.waiting[i])
 			q.waiting = slices.Delete(q.waiting, i, i+1)
 		}
 	}

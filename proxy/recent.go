@@ -31,41 +31,31 @@ func (r *recent) fresh(key string, now time.Time, life time.Duration) bool {
 	return false
 }
 
+// has reports whether key was marked.
+func (r *recent) has(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.at[key]
+	return ok
+}
+
 func (r *recent) forget(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.at, key)
 }
 
-// parsed keeps manifests that were read lately, so that neither a client that repeats
-// itself nor a blob that many manifests list costs the reading of megabytes of JSON. A
-// manifest is never changed, and neither is what its digest names. The zero value is
-// ready.
-type parsed struct {
-	mu    sync.Mutex // guards what follows; bytes is the sum of the bodies in by
-	by    map[digest.Digest]*manifest
-	bytes int
-}
+// buffers are those of responses that copy right now. The zero value is ready.
+type buffers struct{ pool sync.Pool }
 
-const maxParsed = 32 << 20 // bytes of bodies; past it all are forgotten
-
-func (p *parsed) get(d digest.Digest) *manifest {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.by[d]
-}
-
-func (p *parsed) put(m *manifest) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.by == nil || p.bytes+len(m.Body) > maxParsed {
-		p.by, p.bytes = map[digest.Digest]*manifest{}, 0
+func (b *buffers) get() *[]byte {
+	if p, ok := b.pool.Get().(*[]byte); ok {
+		return p
 	}
-	if old := p.by[m.Digest]; old != nil {
-		p.bytes -= len(old.Body)
-	}
-	p.by[m.Digest] = m
-	p.bytes += len(m.Body)
+	p := make([]byte, copyBuffer)
+	return &p
 }
+
+func (b *buffers) put(p *[]byte) { b.pool.Put(p) }
 
 func cmpDigest(a, b digest.Digest) int { return cmp.Compare(a, b) }

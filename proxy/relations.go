@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,9 @@ const (
 	kindConfig   cache.Kind = "config"   // digest → config blob of an image, verified
 	kindServed   cache.Kind = "served"   // repository, digest → when its relations were last written
 	kindListing  cache.Kind = "listing"  // repository, blob → manifests that list it
+	kindVouched  cache.Kind = "vouched"  // repository, blob → upstream has it there
 	kindParents  cache.Kind = "parents"  // repository, digest → indexes that list it
+	kindMissed   cache.Kind = "missed"   // digest, database → when its verdict was first missed
 	kindTag      cache.Kind = "tag"      // repository, tag → digest
 	kindHistory  cache.Kind = "history"  // repository, digest → first seen, tags, last allowed
 	kindLast     cache.Kind = "last"     // repository, digest, caller → how it was last decided
@@ -47,14 +50,6 @@ type lister struct {
 func (g *Gateway) remember(ctx context.Context, repo Repo, m *manifest) error {
 	now := g.now()
 	served := cache.Name(kindServed, repo.String(), m.Digest.String())
-	if b, err := g.Store.Get(ctx, served); err == nil {
-		var at time.Time
-		if at.UnmarshalText(b) == nil && now.Sub(at) < relationRefresh {
-			return nil
-		}
-	} else if !errors.Is(err, cache.ErrNotExist) {
-		return err
-	}
 	if err := g.Store.Put(ctx, cache.Name(kindManifest, m.Digest.String()), encodeManifest(m), g.Gate.RelationTTL); err != nil {
 		return err
 	}
@@ -130,14 +125,15 @@ func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) 
 	var ls []lister
 	for d, b := range fields {
 		var l lister
-		if err := json.Unmarshal(b, &l); err != nil {
-			return nil, storeDown(fmt.Errorf("relation of %s and %s: %w", blob, d, err))
-		}
-		if g.now().Sub(l.At) > g.Gate.RelationTTL+relationRefresh { // the map lives on with other manifests' use
-			if err := g.Store.DeleteField(ctx, key, d); err != nil {
-				return nil, storeDown(err)
+		if err := l.decode(b); err != nil {
+			g.damaged(key, err)
+			listed := false
+			if l, listed, err = g.relist(ctx, repo, blob, digest.Digest(d)); err != nil {
+				return nil, err
 			}
-			continue
+			if !listed {
+				continue
+			}
 		}
 		l.Manifest = digest.Digest(d)
 		ls = append(ls, l)
@@ -148,7 +144,46 @@ func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) 
 		}
 		return cmpDigest(a.Manifest, b.Manifest)
 	})
+	var kinds [3]int // artifacts, images that list it as their config, other images: no kind pushes out another
+	var old []string
+	ls = slices.DeleteFunc(ls, func(l lister) bool {
+		kind := 0
+		switch {
+		case l.Config && !l.Artifact:
+			kind = 1
+		case !l.Artifact:
+			kind = 2
+		}
+		kinds[kind]++
+		surplus := kinds[kind] > maxListers+1 || g.lapsed(l.At) // one more tells that there were more
+		if surplus {
+			old = append(old, l.Manifest.String())
+		}
+		return surplus
+	})
+	if err := g.prune(ctx, key, old); err != nil {
+		return nil, storeDown(err)
+	}
 	return ls, nil
+}
+
+// lapsed reports whether a relation was last written too long ago; the map that it stands
+// in lives on with others' use.
+func (g *Gateway) lapsed(at time.Time) bool {
+	return g.now().Sub(at) > g.Gate.RelationTTL+relationRefresh
+}
+
+// maxPruned bounds the writes that one request makes for the sake of others.
+const maxPruned = 16
+
+// prune takes fields out of a map that has too many.
+func (g *Gateway) prune(ctx context.Context, key cache.Key, fields []string) error {
+	for _, f := range fields[:min(len(fields), maxPruned)] {
+		if err := g.Store.DeleteField(ctx, key, f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // parents returns the indexes of repo that list the manifest d, and those that list
@@ -159,12 +194,12 @@ func (g *Gateway) parents(ctx context.Context, repo Repo, d digest.Digest) ([]st
 	for depth := 0; depth < maxIndexDepth && len(level) > 0; depth++ {
 		var above []string
 		for _, d := range level {
-			fields, err := g.Store.Fields(ctx, cache.Name(kindParents, repo.String(), d))
+			ps, err := g.parentsOf(ctx, repo, d)
 			if err != nil {
 				return nil, err
 			}
-			for p := range fields {
-				if !found[p] {
+			for _, p := range ps {
+				if !found[p] && len(found) < maxParents {
 					found[p] = true
 					above = append(above, p)
 				}
@@ -175,25 +210,57 @@ func (g *Gateway) parents(ctx context.Context, repo Repo, d digest.Digest) ([]st
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
+// maxParents bounds the indexes that count as an image's: daily builds of most of a year.
+const maxParents = 256
+
+// parentsOf returns the indexes of repo that list d directly, most recent first.
+func (g *Gateway) parentsOf(ctx context.Context, repo Repo, d string) ([]string, error) {
+	key := cache.Name(kindParents, repo.String(), d)
+	fields, err := g.Store.Fields(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[string]time.Time, len(fields))
+	for p, b := range fields {
+		var t time.Time
+		if err := json.Unmarshal(b, &t); err != nil {
+			return nil, fmt.Errorf("relation of %s and its index %s: %w", d, p, err)
+		}
+		at[p] = t
+	}
+	ps := slices.SortedFunc(maps.Keys(at), func(a, b string) int {
+		return cmp.Or(at[b].Compare(at[a]), cmp.Compare(a, b))
+	})
+	n := min(len(ps), maxParents)
+	for n > 0 && g.lapsed(at[ps[n-1]]) {
+		n--
+	}
+	return ps[:n], g.prune(ctx, key, ps[n:])
+}
+
 // storedManifest returns a manifest that was remembered for this repository, or an
-// error that wraps cache.ErrNotExist. That another repository has it says nothing.
-func (g *Gateway) storedManifest(ctx context.Context, repo Repo, d digest.Digest) (*manifest, error) {
-	if _, err := g.Store.Get(ctx, cache.Name(kindServed, repo.String(), d.String())); err != nil {
-		return nil, err
-	}
-	if m := g.parsed.get(d); m != nil {
-		return m, nil
-	}
-	b, err := g.Store.Get(ctx, cache.Name(kindManifest, d.String()))
+// error that wraps cache.ErrNotExist. That another repository has it says nothing. fresh
+// is whether its relations were written lately enough.
+func (g *Gateway) storedManifest(ctx context.Context, repo Repo, d digest.Digest) (m *manifest, fresh bool, err error) {
+	b, err := g.Store.Get(ctx, cache.Name(kindServed, repo.String(), d.String()))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	m, err := decodeManifest(d, b)
+	var at time.Time
+	fresh = at.UnmarshalText(b) == nil && g.now().Sub(at) < relationRefresh
+	if m, ok := g.parsed.Get(d); ok {
+		return m, fresh, nil
+	}
+	b, err = g.Store.Get(ctx, cache.Name(kindManifest, d.String()))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	g.parsed.put(m)
-	return m, nil
+	m, err = decodeManifest(d, b)
+	if err != nil { // what was refused was never stored
+		return nil, false, g.unserve(ctx, repo, d, err)
+	}
+	g.parsed.Put(d, m, len(m.Body))
+	return m, fresh, nil
 }
 
 // A stored manifest is its media type, a newline, and its exact bytes.
@@ -204,7 +271,7 @@ func encodeManifest(m *manifest) []byte {
 func decodeManifest(d digest.Digest, b []byte) (*manifest, error) {
 	i := slices.Index(b, '\n')
 	if i < 0 || d.Algorithm().FromBytes(b[i+1:]) != d {
-		return nil, fmt.Errorf("stored manifest %s is damaged", d)
+		return nil, errors.New("its bytes are not those of its digest")
 	}
 	return parseManifest(string(b[:i]), d, b[i+1:])
 }

@@ -21,39 +21,53 @@ type tagRecord struct {
 // resolve turns the reference of a request into a digest. A tag is asked for
 // upstream by HEAD once its TTL has passed; what is remembered serves longer only
 // while upstream can't be read (network, 5xx, 429): a tag that upstream says is
-// gone or refused is not served from memory.
-func (g *Gateway) resolve(ctx context.Context, rt route) (digest.Digest, error) {
+// gone or refused is not served from memory. warning is what to tell the client then.
+func (g *Gateway) resolve(ctx context.Context, rt route) (d digest.Digest, warning string, err error) {
 	if rt.digest != "" {
-		return rt.digest, nil
+		return rt.digest, "", nil
 	}
 	key := cache.Name(kindTag, rt.repo.String(), rt.reference)
 	rec, known, err := g.tag(ctx, key)
 	if err != nil {
-		return "", storeDown(err)
+		return "", "", storeDown(err)
 	}
 	age := g.now().Sub(rec.At)
-	if known && rec.Digest != "" && age < g.Gate.TagTTL {
-		return rec.Digest, nil
+	if known && rec.Digest != "" && age < g.tagTTL(rt.repo) {
+		return rec.Digest, "", nil
 	}
 	if known && rec.Digest == "" && age < g.Gate.NegativeTTL {
-		return "", unknownManifest(rt, nil)
+		return "", "", unknownManifest(rt, nil)
+	}
+	stale := known && rec.Digest != "" && age < g.Gate.StaleTags
+	if stale && g.silent(rt.repo.Upstream) {
+		return rec.Digest, g.staleTag(rt, age, nil), nil
+	}
+	if rt.urgency == low { // a bot may ask for thousands
+		select {
+		case g.heads <- struct{}{}:
+			defer func() { <-g.heads }()
+		case <-ctx.Done():
+			return "", "", fromUpstream(ctx.Err(), rt.repo.String()+":"+rt.reference, codeManifestUnknown)
+		}
 	}
 	limited, cancel := context.WithTimeout(ctx, g.Gate.UpstreamTimeout/2) // and the rest for the manifest
 	defer cancel()
-	d, err := g.flight(limited, "resolve "+key.String(), func(ctx context.Context) (any, error) {
+	got, err := g.flight(limited, "resolve "+key.String(), func(ctx context.Context) (any, error) {
 		return g.resolveUpstream(ctx, rt, key)
 	})
-	if err == nil {
-		return d.(digest.Digest), nil
+	if ctx.Err() == nil { // else it was the client who had enough
+		g.noteSilence(rt.repo.Upstream, err != nil && limited.Err() != nil)
 	}
-	if known && rec.Digest != "" && age < g.Gate.StaleTags && upstream.Unavailable(err) {
-		g.Log.Warn("tag served from memory: upstream can't be read", "repository", rt.repo, "tag", rt.reference, "age", age.Round(time.Second), "error", err)
-		return rec.Digest, nil
+	if err == nil {
+		return got.(digest.Digest), "", nil
+	}
+	if stale && upstream.Unavailable(err) {
+		return rec.Digest, g.staleTag(rt, age, err), nil
 	}
 	if e := (*Error)(nil); errors.As(err, &e) {
-		return "", e
+		return "", "", e
 	}
-	return "", fromUpstream(err, rt.repo.String()+":"+rt.reference, codeManifestUnknown)
+	return "", "", fromUpstream(err, rt.repo.String()+":"+rt.reference, codeManifestUnknown)
 }
 
 // flight does what many ask for at a time once for all. It goes on when those who wait
@@ -74,15 +88,20 @@ func (g *Gateway) flight(ctx context.Context, key string, do func(context.Contex
 
 func (g *Gateway) resolveUpstream(ctx context.Context, rt route, key cache.Key) (digest.Digest, error) {
 	desc, err := g.upstream(rt.repo.Upstream).Registry.Resolve(ctx, rt.repo.Name, rt.reference)
+	if err == nil || upstream.NotFound(err) {
+		if err := g.moveTag(ctx, rt, key, desc.Digest); err != nil {
+			return "", storeDown(err)
+		}
+	}
 	if upstream.NotFound(err) {
-		if err := g.putTag(ctx, key, tagRecord{At: g.now()}); err != nil {
+		if err := g.putTag(ctx, rt.repo, key, tagRecord{At: g.now()}); err != nil {
 			return "", storeDown(err)
 		}
 	}
 	if err != nil {
 		return "", err
 	}
-	if err := g.putTag(ctx, key, tagRecord{Digest: desc.Digest, At: g.now()}); err != nil {
+	if err := g.putTag(ctx, rt.repo, key, tagRecord{Digest: desc.Digest, At: g.now()}); err != nil {
 		return "", storeDown(err)
 	}
 	if err := g.noteTag(ctx, rt.repo, desc.Digest, rt.reference); err != nil {
@@ -99,16 +118,21 @@ func (g *Gateway) tag(ctx context.Context, key cache.Key) (rec tagRecord, known 
 	if err != nil {
 		return rec, false, err
 	}
-	return rec, true, json.Unmarshal(b, &rec)
+	if err := rec.decode(b); err != nil {
+		g.damaged(key, err)
+		return tagRecord{}, false, nil
+	}
+	return rec, true, nil
 }
 
-func (g *Gateway) putTag(ctx context.Context, key cache.Key, rec tagRecord) error {
+func (g *Gateway) putTag(ctx context.Context, repo Repo, key cache.Key, rec tagRecord) error {
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
 	if rec.Digest != "" {
-		return g.Store.Put(ctx, key, b, max(g.Gate.StaleTags, g.Gate.TagTTL)+time.Minute)
+		// Longer than it serves: when the tag moves, what it pointed at must be known.
+		return g.Store.Put(ctx, key, b, max(g.Gate.RelationTTL, g.Gate.StaleTags, g.tagTTL(repo))+time.Minute)
 	}
 	if g.Gate.NegativeTTL <= 0 {
 		return g.Store.Delete(ctx, key)
@@ -123,15 +147,9 @@ func unknownManifest(rt route, cause error) *Error {
 // fetchManifest returns a manifest by digest: as remembered for the repository, else
 // from upstream, verified, and remembered with all its relations before it returns.
 func (g *Gateway) fetchManifest(ctx context.Context, repo Repo, d digest.Digest) (*manifest, error) {
-	m, err := g.storedManifest(ctx, repo, d)
-	if err == nil {
-		if err := g.remember(ctx, repo, m); err != nil {
-			return nil, storeDown(err)
-		}
-		return m, nil
-	}
-	if !isMiss(err) {
-		return nil, storeError(err)
+	m, err := g.usedManifest(ctx, repo, d)
+	if m != nil || err != nil {
+		return m, err
 	}
 	v, err := g.flight(ctx, "manifest "+repo.String()+"@"+d.String(), func(ctx context.Context) (any, error) {
 		return g.fetchManifestUpstream(ctx, repo, d)

@@ -1,14 +1,18 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	_ "crypto/sha256" // the digest algorithms that repositories use
 	_ "crypto/sha512"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sluicegate/sluice/policy"
 )
 
 // Distribution specification, "Pulling manifests": the form of names and tags.
@@ -36,6 +40,7 @@ const (
 	rBlob      resource = "blob"
 	rTags      resource = "tags"
 	rReferrers resource = "referrers"
+	rHistory   resource = "history"
 	rOther     resource = "other" // what is no path of the API, for the metrics
 )
 
@@ -43,8 +48,10 @@ const (
 type route struct {
 	resource  resource
 	repo      Repo
-	reference string        // tag or digest, of a manifest
+	reference string        // tag or digest, of a manifest; the tag, of a history
 	digest    digest.Digest // of a blob, of a referrers' subject, of a manifest asked for by digest
+	urgency   urgency       // of a manifest
+	namespace string        // ?ns=, where that named the upstream
 }
 
 // parseRoute reads a request for /v2/…. The upstream is ?ns=, else a first path
@@ -63,16 +70,42 @@ func (g *Gateway) parseRoute(u *url.URL) (route, error) {
 	if err != nil {
 		return route{}, err
 	}
-	if rt.repo, err = g.repo(name, u.Query().Get("ns")); err != nil {
+	if rt.namespace, err = namespaceOf(u); err != nil {
+		return route{}, err
+	}
+	if rt.repo, err = g.repo(name, rt.namespace); err != nil {
 		return route{}, err
 	}
 	return rt, nil
+}
+
+// namespaceOf returns what ?ns= says. A query that can't be read whole is refused: what
+// is left out of it could have named another upstream.
+func namespaceOf(u *url.URL) (string, error) {
+	q, err := url.ParseQuery(u.RawQuery)
+	ns := q["ns"]
+	switch {
+	case err != nil:
+		return "", badQuery("the query can't be read: " + printable(u.RawQuery, 100))
+	case len(ns) > 1:
+		return "", badQuery("ns is given more than once")
+	case len(ns) == 0:
+		return "", nil
+	}
+	return ns[0], nil
+}
+
+func badQuery(why string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: codeUnsupported, Message: why}
 }
 
 func splitPath(path string) (route, string, error) {
 	unknown := unknownPath("/v2/" + path)
 	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
 		return route{resource: rTags}, name, nil
+	}
+	if rt, name, ok, err := historyRoute(path); ok {
+		return rt, name, err
 	}
 	i := strings.LastIndexByte(path, '/')
 	if i < 0 {
@@ -125,7 +158,8 @@ func parseDigest(s string) (digest.Digest, error) {
 	return d, nil
 }
 
-// repo finds the upstream of a name and checks the name's form.
+// repo finds the upstream of a name, checks the name's form, and refuses repositories
+// that the upstream's configuration does.
 func (g *Gateway) repo(name, ns string) (Repo, error) {
 	repo := Repo{Upstream: g.Upstreams[0].Name, Name: name}
 	switch first, rest, ok := strings.Cut(name, "/"); {
@@ -141,7 +175,23 @@ func (g *Gateway) repo(name, ns string) (Repo, error) {
 	if len(repo.Name) > maxName || !nameForm.MatchString(repo.Name) {
 		return Repo{}, &Error{Status: http.StatusBadRequest, Code: codeNameInvalid, Message: "not a valid repository name: " + printable(repo.Name, 100)}
 	}
-	return repo, nil
+	return repo, g.upstream(repo.Upstream).permit(repo)
+}
+
+// permit returns the denial of a repository that the configuration doesn't let through.
+// It names the key: nobody else than the operator can do something about it.
+func (u *Upstream) permit(repo Repo) error {
+	matches := func(glob string) bool { return policy.MatchGlob(glob, repo.Name) }
+	why, key := "is refused by", "upstreams.deny"
+	if !slices.ContainsFunc(u.Deny, matches) {
+		if len(u.Allow) == 0 || slices.ContainsFunc(u.Allow, matches) {
+			return nil
+		}
+		why, key = "is not listed in", "upstreams.allow"
+	}
+	return &Error{Status: http.StatusForbidden, Code: codeDenied,
+		Message: fmt.Sprintf("blocked by policy: the repository %s of %s %s %s of this gateway's configuration; ask its operator", printable(repo.Name, 100), u.Name, why, key),
+		Detail:  map[string]string{"upstream": u.Name, "repository": repo.Name, "key": key}}
 }
 
 // upstream returns the configured upstream of that name, nil where there is none.

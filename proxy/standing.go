@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -16,12 +17,22 @@ import (
 // A standing is where an image stands for a caller: decided, or pending on a pull.
 type standing struct {
 	pull     *pull // set while there is no decision
+	ahead    *pull // set where the image passes ahead of its decision, in a mode that doesn't hold
 	decision policy.Decision
 	input    policy.Input // what the decision was made from
 	runnable bool         // false where the verdict is that nothing would run
 }
 
 func (s standing) pending() bool { return s.pull != nil }
+
+// awaited returns the pull whose end would bring a decision, nil where there is one.
+func (s standing) awaited() *pull {
+	if s.pull != nil {
+		return s.pull
+	}
+	return s.ahead
+}
+
 func (s standing) blocked() bool { return s.pull == nil && s.decision.Blocks() }
 
 // denial is the answer to a caller for whom the image is blocked.
@@ -47,27 +58,28 @@ func (g *Gateway) stand(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
-	_, killed := g.Policy.Killed(append(parents, m.Digest.String())...)
-	if killed || g.Policy.Mode(repo.Upstream, repo.Name) == policy.Off {
-		s, err := g.decide(ctx, caller, repo, m, unsupported())
+	decide := func(v *scan.Verdict) (standing, error) { return g.decideAmong(ctx, caller, repo, m, parents, v) }
+	_, killed := g.policy(repo).Killed(slices.Concat(parents, m.names)...)
+	if killed || g.policy(repo).Mode(repo.Upstream, repo.Name) == policy.Off {
+		s, err := decide(unsupported())
 		s.runnable = m.kind == kindImage
 		return s, err
 	}
 	if m.foreign != "" {
-		return g.decide(ctx, caller, repo, m, failedVerdict(scan.CauseScanFailed, m.foreign+" is fetched from a foreign address, past the gateway"))
+		return decide(failedVerdict(scan.CauseScanFailed, m.foreign+" is fetched from a foreign address, past the gateway"))
 	}
 	if m.kind == kindArtifact {
-		return g.decide(ctx, caller, repo, m, unsupported())
+		return decide(unsupported())
 	}
 	v, err := g.cached(ctx, m.Digest)
 	if err == nil {
 		// A verdict may come from elsewhere, and outlive the config: policies need both.
 		if err = g.configAtHand(ctx, m, v); err == nil {
-			return g.decide(ctx, caller, repo, m, v)
+			return decide(v)
 		}
 	}
 	if !errors.Is(err, cache.ErrNotExist) {
-		return g.decide(ctx, caller, repo, m, causeVerdict(err))
+		return decide(causeVerdict(err))
 	}
 	return g.standPending(ctx, caller, repo, m, u)
 }
@@ -79,63 +91,100 @@ func (g *Gateway) standPending(ctx context.Context, caller auth.Caller, repo Rep
 		g.drop(p) // there is one by now, or this would not be pending
 		p = nil
 	}
+	mode := g.policy(repo).Mode(repo.Upstream, repo.Name)
 	if p == nil && u != look {
 		var err error
-		if p, err = g.begin(caller, repo, m, u == low); err != nil {
-			return standing{}, err
+		if p, err = g.begin(caller, repo, m, u == low); err != nil && mode == policy.Enforce {
+			return standing{}, err // what blocks nothing needs no place in the queue
 		}
 	}
 	if p == nil {
-		return standing{pull: notBegun}, nil
+		p = notBegun
 	}
 	if v := p.finished(); v != nil {
 		return g.decide(ctx, caller, repo, m, v)
 	}
-	if mode := g.Policy.Mode(repo.Upstream, repo.Name); mode != policy.Enforce {
-		return standing{decision: policy.Decision{Allow: true, Mode: mode}, runnable: true}, nil
+	if mode != policy.Enforce {
+		s := standing{decision: policy.Decision{Allow: true, Mode: mode}, runnable: true}
+		if mode == policy.Warn && p != notBegun {
+			s.ahead = p
+		}
+		return s, nil
 	}
-	return g.standRematch(ctx, caller, p)
+	return g.standRematch(ctx, caller, repo, m, p)
 }
 
 // notBegun stands for the pull of an image that nobody has begun.
-var notBegun = &pull{done: make(chan struct{})}
+var notBegun = &pull{over: context.Background()}
 
 // rematchGrace is how long an image that was last allowed stays allowed while it is
 // matched against a new database: long enough for a fleet to be matched again, short
 // enough that a new advisory acts within the hour.
 const rematchGrace = 15 * time.Minute
 
-// standRematch is where an image stands whose verdict is missing only because the
-// database is new: one that was last denied stays denied, one last allowed stays
-// allowed for a while, and the rest waits.
-func (g *Gateway) standRematch(ctx context.Context, caller auth.Caller, p *pull) (standing, error) {
-	if !g.Scanner.Catalogued(ctx, p.m.Digest) {
-		return standing{pull: p}, nil
-	}
-	last, ok, err := g.lastDecision(ctx, caller, p.repo, p.m.Digest)
+// standRematch is where an image stands whose verdict is missing: one that was last
+// denied stays denied; one that was last allowed, and misses it only because the
+// database is new, stays allowed for a while; and the rest waits.
+func (g *Gateway) standRematch(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, p *pull) (standing, error) {
+	last, ok, err := g.lastDecision(ctx, caller, repo, m.Digest)
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
 	switch {
 	case ok && !last.Allow:
-		return g.stillDenied(ctx, caller, p)
-	case ok && g.now().Sub(p.started) < rematchGrace && g.now().Sub(last.At) < g.Gate.StaleTags:
+		return g.stillDenied(ctx, caller, repo, m)
+	case !ok || g.now().Sub(last.At) >= g.Gate.StaleTags || !g.Scanner.Catalogued(ctx, m.Digest):
+		return standing{pull: p}, nil
+	case !last.stands(g.policy(repo).Revision(), g.now()): // a waiver may be over, or a policy new
+		return standing{pull: p}, nil
+	}
+	since, err := g.missedSince(ctx, m)
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	if g.now().Sub(since) < rematchGrace {
 		return standing{decision: policy.Decision{Allow: true, Mode: policy.Enforce}, runnable: true}, nil
 	}
 	return standing{pull: p}, nil
 }
 
+// missedSince returns when an image's verdict by today's database was first missed, by
+// any replica: matches that fail and are begun again must not begin that time again.
+func (g *Gateway) missedSince(ctx context.Context, m *manifest) (since time.Time, err error) {
+	db, err := g.Scanner.Database(ctx)
+	if err != nil {
+		return since, err
+	}
+	now, err := g.now().MarshalText()
+	if err != nil {
+		return since, err
+	}
+	key := cache.Name(kindMissed, m.Digest.String(), db.Checksum)
+	b, err := g.Store.PutNew(ctx, key, now, 2*g.Gate.StaleTags)
+	if err != nil {
+		return since, err
+	}
+	if err := since.UnmarshalText(b); err != nil {
+		g.damaged(key, err) // and the time that it leaves is over
+	}
+	return since, nil
+}
+
 // stillDenied is where an image stands that was last denied and is being matched
 // again. No policy is asked: a node that holds the image needs but one HEAD that goes
 // well to start it.
-func (g *Gateway) stillDenied(ctx context.Context, caller auth.Caller, p *pull) (standing, error) {
-	in, err := g.input(ctx, caller, p.repo, p.m, pendingVerdict())
+func (g *Gateway) stillDenied(ctx context.Context, caller auth.Caller, repo Repo, m *manifest) (standing, error) {
+	parents, err := g.parents(ctx, repo, m.Digest)
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	in, err := g.input(ctx, caller, repo, m, parents, pendingVerdict())
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
 	d := policy.Decision{Mode: policy.Enforce, Cause: scan.CauseScanTimeout, Violations: []policy.Violation{{
 		Policy:      string(scan.CauseScanTimeout),
-		Message:     "the image was denied before, and is being matched with a new vulnerability database",
+		Message:     "the image was denied before, and is being looked at again, as after a new vulnerability database",
 		Findings:    []string{},
 		Remediation: "Try again in a minute.",
 	}}}
@@ -145,14 +194,23 @@ func (g *Gateway) stillDenied(ctx context.Context, caller auth.Caller, p *pull) 
 // decide forms the opinion about a caller and an image from its verdict, and writes
 // down how it went.
 func (g *Gateway) decide(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, v *scan.Verdict) (standing, error) {
-	in, err := g.input(ctx, caller, repo, m, v)
+	parents, err := g.parents(ctx, repo, m.Digest)
+	if err != nil {
+		return standing{}, storeDown(err)
+	}
+	return g.decideAmong(ctx, caller, repo, m, parents, v)
+}
+
+// decideAmong is decide for who has the indexes at hand that list the image.
+func (g *Gateway) decideAmong(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, parents []string, v *scan.Verdict) (standing, error) {
+	in, err := g.input(ctx, caller, repo, m, parents, v)
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
 	s := standing{input: in, runnable: v.Scan.State != scan.Unsupported}
-	s.decision = g.Policy.Decide(ctx, in)
+	s.decision = g.policy(repo).Decide(ctx, in)
 	if v.Scan.Cause == scan.CauseNone && s.decision.Cause == scan.CauseNone && s.decision.Mode != policy.Off {
-		if err := g.noteDecision(ctx, caller, repo, m.Digest, s.decision.Allow); err != nil {
+		if err := g.noteDecision(ctx, caller, repo, m.Digest, s.decision); err != nil {
 			return standing{}, storeDown(err)
 		}
 	}
@@ -189,7 +247,7 @@ func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadli
 	t := time.NewTimer(deadline.Sub(g.now()))
 	defer t.Stop()
 	select {
-	case <-p.done:
+	case <-p.over.Done():
 		return g.decide(ctx, caller, p.repo, p.m, p.verdict)
 	case <-t.C:
 	case <-ctx.Done():
@@ -205,6 +263,9 @@ func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadli
 // config, and an error that wraps cache.ErrNotExist where that has to be fetched.
 func (g *Gateway) configAtHand(ctx context.Context, m *manifest, v *scan.Verdict) error {
 	if v.Scan.State != scan.Complete && v.Scan.State != scan.Partial {
+		return nil
+	}
+	if _, ok := g.claimed.Get(m.Digest); ok {
 		return nil
 	}
 	_, err := g.Store.Get(ctx, cache.Name(kindConfig, m.config.Digest.String()))

@@ -24,8 +24,8 @@ const Challenge = `Basic realm="sluice"`
 // with Challenge. It does not tell a wrong name from a wrong password.
 var ErrUnauthorized = errors.New("log in with a name and a password of this gateway: docker login, podman login")
 
-// A TooManyError is the error for a request whose address has failed too often: 429
-// with Retry-After. The password was not looked at.
+// A TooManyError is the error for a request whose name, or whose address, has failed too
+// often: 429 with Retry-After. The password was not looked at.
 type TooManyError struct {
 	RetryAfter time.Duration
 }
@@ -64,7 +64,7 @@ type Authenticator struct {
 	Now func() time.Time // nil: time.Now
 
 	users fresh[*users]
-	fails failures
+	fails *failures
 	slots chan struct{} // one for each bcrypt that may run at once
 
 	key [sha256.Size]byte // of the HMACs in verified
@@ -78,6 +78,7 @@ type Authenticator struct {
 func (a *Authenticator) Load() error {
 	rand.Read(a.key[:]) // never fails: it crashes the program instead
 	a.verified = map[[sha256.Size]byte]struct{}{}
+	a.fails = newFailures()
 	a.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	if a.Htpasswd == "" {
 		return nil
@@ -107,7 +108,7 @@ func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
 	if known && a.wasVerified(seen) {
 		return Caller{Name: name}, nil
 	}
-	if err := a.verify(r.Context(), address(r.RemoteAddr), seen, hash, password, known); err != nil {
+	if err := a.verify(r.Context(), source{address(r.RemoteAddr), name}, seen, hash, password, known); err != nil {
 		return Caller{}, err
 	}
 	return Caller{Name: name}, nil
@@ -115,7 +116,7 @@ func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
 
 // verify checks a password that was not seen before. known is false where hash only
 // stands in for a name that does not exist, so that both take the same time.
-func (a *Authenticator) verify(ctx context.Context, from string, seen [sha256.Size]byte, hash []byte, password string, known bool) error {
+func (a *Authenticator) verify(ctx context.Context, from source, seen [sha256.Size]byte, hash []byte, password string, known bool) error {
 	if err := a.fails.check(from, a.now()); err != nil {
 		return err
 	}

@@ -233,27 +233,60 @@ func TestAddress(t *testing.T) {
 	}
 }
 
-// TestFailuresAreBounded floods the table of addresses: it stays bounded, still
-// limits the newcomers, and recovers.
+// TestFailuresAreBounded floods the tables with addresses and names: they stay bounded,
+// still limit the newcomers, and recover.
 func TestFailuresAreBounded(t *testing.T) {
-	var f failures
+	f := newFailures()
 	now := time.Unix(0, 0)
-	for i := range maxAddresses + 100 {
-		f.add(fmt.Sprint(i), now)
+	for i := range maxBuckets + wider*burst {
+		f.add(source{fmt.Sprint(i), "alice"}, now)
 	}
-	if len(f.addresses) != maxAddresses {
-		t.Errorf("%d addresses are kept, want %d", len(f.addresses), maxAddresses)
+	newcomer := source{"newcomer", strings.Repeat("x", 1<<20)}
+	if len(f.addresses.by) != maxBuckets || len(f.names.by) != maxBuckets {
+		t.Errorf("%d addresses and %d names are kept, want %d", len(f.addresses.by), len(f.names.by), maxBuckets)
 	}
-	if err := f.check("newcomer", now); err == nil {
+	if err := f.check(newcomer, now); err == nil {
 		t.Error("a newcomer is not limited while the table is full")
 	}
 	now = now.Add(burst * every)
-	if err := f.check("newcomer", now); err != nil {
+	if err := f.check(newcomer, now); err != nil {
 		t.Errorf("a newcomer is limited after a quiet minute: %v", err)
 	}
-	f.add("newcomer", now)
-	if len(f.addresses) != 1 {
-		t.Errorf("%d addresses are kept after a quiet minute, want 1", len(f.addresses))
+	f.add(newcomer, now)
+	if len(f.addresses.by) != 1 || len(f.names.by) != 1 || len(newcomer.key()) > 100 {
+		t.Errorf("%d addresses and %d names are kept after a quiet minute, want 1", len(f.addresses.by), len(f.names.by))
+	}
+}
+
+// TestOneGuesserAmongMany: behind one address a guesser locks out the name that it
+// guesses for, whether there is such a one or not, and nobody else; and it can't try
+// every name for that.
+func TestOneGuesserAmongMany(t *testing.T) {
+	for _, name := range []string{"mallory", "root"} {
+		a, _ := gate(t, nil)
+		var many *TooManyError
+		for range burst {
+			if _, err := a.Caller(request("192.0.2.1", name, "guess")); !errors.Is(err, ErrUnauthorized) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := a.Caller(request("192.0.2.1", name, "guess")); !errors.As(err, &many) {
+			t.Errorf("%s may go on guessing: %v", name, err)
+		}
+		if _, err := a.Caller(request("192.0.2.1", "alice", "open sesame")); err != nil {
+			t.Errorf("alice was locked out by another: %v", err)
+		}
+	}
+	a, _ := gate(t, nil)
+	tries := 0
+	for ; tries < 2*wider*burst; tries++ {
+		var many *TooManyError
+		if _, err := a.Caller(request("192.0.2.1", fmt.Sprint("user", tries), "Winter2026")); errors.As(err, &many) {
+			break
+		}
+	}
+	if tries != wider*burst {
+		t.Errorf("one password was tried on %d names, want %d", tries, wider*burst)
 	}
 }
 

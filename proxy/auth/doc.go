@@ -4,8 +4,8 @@
 //	request ── Basic name:password ──▶ seen before? ── yes ──────────────▶ Caller
 //	   │                                   │ no
 //	   │ none                              ▼
-//	   ▼                          too many failures from
-//	Anonymous? ── yes ─▶ Caller{}  this address? ── yes ─▶ TooManyError, 429
+//	   ▼                          too many failures of this
+//	Anonymous? ── yes ─▶ Caller{}  name, address? ── yes ─▶ TooManyError, 429
 //	   │ no                                │ no
 //	   ▼                                   ▼
 //	ErrUnauthorized, 401          bcrypt, a few at once ─▶ Caller or ErrUnauthorized
@@ -23,10 +23,12 @@
 // and made over the hash that they matched as well: a changed or removed line misses
 // by itself, and nothing has to be invalidated.
 //
-// Failures are counted by address, and credentials that are remembered are not
-// subject to it: a broken client behind the same address as others keeps new ones
-// out for seconds, and those at work not at all. The address is that of the
-// connection. A header such as X-Forwarded-For is anyone's claim and is not read.
+// Failures are counted by name and address, and ten times as many by address alone;
+// credentials that are remembered are not subject to either. So a broken client, or a
+// guesser, behind the same address as others keeps out its own name, none of the others
+// until it has tried many names, and those at work not at all. A name that does not
+// exist is counted as one that does, so that nobody learns which is which. The address is
+// that of the connection. A header such as X-Forwarded-For is anyone's claim and is not read.
 //
 // A gateway that has no callers' file ignores credentials in place of refusing them:
 // clients are known to send the password of one registry to its mirror. They are not

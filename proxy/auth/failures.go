@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"sync"
 	"time"
@@ -9,70 +10,110 @@ import (
 )
 
 const (
-	// burst is how many logins an address may fail in a row, and every how often it
-	// gets one more try: a person who mistypes never notices, and a guesser gets
-	// 14,400 tries a day.
-	burst        = 10
-	every        = 6 * time.Second
-	maxAddresses = 4096
+	// burst is how many logins may fail in a row for a name from an address, and every
+	// how often there is one more try: a person who mistypes never notices, and a
+	// guesser gets 14,400 tries a day.
+	burst = 10
+	every = 6 * time.Second
+	// wider is how many times as many an address may fail for all names together: one
+	// guesser behind the address of many keeps none of the others out until then, and
+	// who tries a few passwords on every name is stopped all the same.
+	wider      = 10
+	maxBuckets = 4096 // addresses, and names from addresses
 )
 
-// failures counts failed logins by address. The zero value is ready.
+// failures counts failed logins, by address, and by name and address.
 type failures struct {
-	mu        sync.Mutex
-	addresses map[string]*rate.Limiter // guarded by mu; at most maxAddresses
-	rest      *rate.Limiter            // guarded by mu; shared by all that found no place
+	names, addresses buckets
+}
+
+func newFailures() *failures {
+	return &failures{
+		names:     buckets{burst: burst, every: every},
+		addresses: buckets{burst: wider * burst, every: every / wider},
+	}
+}
+
+// A source is where a login comes from, and the name that it claims.
+type source struct{ address, name string }
+
+// key is of a bounded length: a name is as long as whoever sends it likes.
+func (s source) key() string {
+	sum := sha256.Sum256([]byte(s.name))
+	return s.address + " " + string(sum[:])
 }
 
 // check returns a *TooManyError when from has failed too often.
-func (f *failures) check(from string, now time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	l := f.addresses[from]
-	if l == nil && len(f.addresses) >= maxAddresses {
-		l = f.rest
-	}
-	if l == nil {
+func (f *failures) check(from source, now time.Time) error {
+	wait := max(f.names.wait(from.key(), now, false), f.addresses.wait(from.address, now, true))
+	if wait == 0 {
 		return nil
 	}
-	if missing := 1 - l.TokensAt(now); missing > 0 {
-		return &TooManyError{RetryAfter: max(time.Second, time.Duration(missing*float64(every)))}
-	}
-	return nil
+	return &TooManyError{RetryAfter: max(time.Second, wait)}
 }
 
 // add counts one failure.
-func (f *failures) add(from string, now time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.place(from, now).AllowN(now, 1)
+func (f *failures) add(from source, now time.Time) {
+	f.names.add(from.key(), now)
+	f.addresses.add(from.address, now)
 }
 
-// place returns the limiter of from. Those that are as good as new are forgotten when
-// there are too many; if none is, new addresses share one.
-func (f *failures) place(from string, now time.Time) *rate.Limiter {
-	if l := f.addresses[from]; l != nil {
+// buckets hold a bounded number of tries for each key, which come back with time.
+type buckets struct {
+	burst int
+	every time.Duration // until one try comes back
+
+	mu   sync.Mutex
+	by   map[string]*rate.Limiter // guarded by mu; at most maxBuckets
+	rest *rate.Limiter            // guarded by mu; shared by all that found no place
+}
+
+// wait returns how long key has to, 0 for not at all. Where there is no place left, a
+// newcomer is held to what all such share, if shared says so.
+func (b *buckets) wait(key string, now time.Time, shared bool) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.by[key]
+	if l == nil && shared && len(b.by) >= maxBuckets {
+		l = b.rest
+	}
+	if l == nil {
+		return 0
+	}
+	return time.Duration(max(0, 1-l.TokensAt(now)) * float64(b.every))
+}
+
+func (b *buckets) add(key string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.place(key, now).AllowN(now, 1)
+}
+
+// place returns the limiter of key. Those that are as good as new are forgotten when
+// there are too many; if none is, new ones share one. b.mu is held.
+func (b *buckets) place(key string, now time.Time) *rate.Limiter {
+	if l := b.by[key]; l != nil {
 		return l
 	}
-	if len(f.addresses) >= maxAddresses {
-		for a, l := range f.addresses {
-			if l.TokensAt(now) >= burst {
-				delete(f.addresses, a)
+	if len(b.by) >= maxBuckets {
+		for k, l := range b.by {
+			if l.TokensAt(now) >= float64(b.burst) {
+				delete(b.by, k)
 			}
 		}
 	}
-	l := rate.NewLimiter(rate.Every(every), burst)
-	if len(f.addresses) < maxAddresses {
-		if f.addresses == nil {
-			f.addresses = map[string]*rate.Limiter{}
+	l := rate.NewLimiter(rate.Every(b.every), b.burst)
+	if len(b.by) < maxBuckets {
+		if b.by == nil {
+			b.by = map[string]*rate.Limiter{}
 		}
-		f.addresses[from] = l
+		b.by[key] = l
 		return l
 	}
-	if f.rest == nil {
-		f.rest = l
+	if b.rest == nil {
+		b.rest = l
 	}
-	return f.rest
+	return b.rest
 }
 
 // address returns what failures are counted by: the IPv4 address, or the first 64

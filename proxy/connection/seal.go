@@ -57,10 +57,11 @@ func ParseKey(s string) (Key, error) {
 	return Key{}, errors.New("not 32 bytes in base64; make a key with: openssl rand -base64 32")
 }
 
-// LoadKey returns the sealing key: the environment's, else that of the file, which is
-// made with mode 0600 where it is missing. getenv is os.Getenv. Two processes that
-// make the file at the same time get the same key.
-func LoadKey(path string, getenv func(string) string) (Key, error) {
+// LoadKey returns the sealing key: the environment's, else that of the file. Where make
+// says so, a missing file is made, with mode 0600: a path that somebody chose names a key
+// that is there, and another one in its place could open nothing. getenv is os.Getenv.
+// Two processes that make the file at the same time get the same key.
+func LoadKey(path string, make bool, getenv func(string) string) (Key, error) {
 	if s := getenv(EnvKey); s != "" {
 		k, err := ParseKey(s)
 		if err != nil {
@@ -69,6 +70,9 @@ func LoadKey(path string, getenv func(string) string) (Key, error) {
 		return k, nil
 	}
 	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !make {
+		return Key{}, fmt.Errorf("seal_key_file %s does not exist: put the key there, or make one with: openssl rand -base64 32", path)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeKey(path); err != nil {
 			return Key{}, fmt.Errorf("make sealing key: %w", err)

@@ -155,6 +155,9 @@ func (v *Vault) Info(ctx context.Context, name string) (Info, error) {
 	r, err := v.current(ctx, name)
 	info := Describe(name, r.creds, v.now())
 	info.Source, info.Set = r.source, r.set
+	if err == nil && r.err != nil {
+		info.Problem = r.err.Error() + "; what was read before stays in force for a while"
+	}
 	return info, err
 }
 
@@ -202,7 +205,10 @@ func (v *Vault) refresh(ctx context.Context, name string) reading {
 		if r.source == "" {
 			r.source = source
 		}
-		if old.err == nil && had {
+		switch {
+		case !had:
+			v.log().Error("credentials can't be read", "upstream", name, "source", source, "error", err)
+		case old.err == nil:
 			v.log().Warn("credentials can't be read; the last ones stay in force for a while", "upstream", name, "source", source, "error", err)
 		}
 	} else if had && old.creds != creds {

@@ -178,8 +178,8 @@ func TestVaultOutage(t *testing.T) {
 	f.store.set(nil)
 	f.clock.advance(time.Second)
 	f.want(t, "cgr.dev", c)
-	if n := strings.Count(f.log.String(), "can't be read"); n != 1 {
-		t.Errorf("one outage was logged %d times", n)
+	if n := strings.Count(f.log.String(), "can't be read"); n != 2 {
+		t.Errorf("two outages were logged %d times", n)
 	}
 }
 
@@ -324,7 +324,7 @@ func TestLoadKey(t *testing.T) {
 	for i := range keys {
 		wg.Go(func() {
 			var err error
-			if keys[i], err = LoadKey(path, none); err != nil {
+			if keys[i], err = LoadKey(path, true, none); err != nil {
 				t.Error(err)
 			}
 		})
@@ -346,7 +346,7 @@ func TestLoadKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := LoadKey("/nowhere/at/all", func(k string) string { return map[string]string{EnvKey: string(b)}[k] })
+	got, err := LoadKey("/nowhere/at/all", false, func(k string) string { return map[string]string{EnvKey: string(b)}[k] })
 	if err != nil || got != keys[0] {
 		t.Errorf("the environment's key: %v", err)
 	}
@@ -355,9 +355,10 @@ func TestLoadKey(t *testing.T) {
 	}
 	write(t, filepath.Dir(path), "bad", marker)
 	for _, get := range []func() (Key, error){
-		func() (Key, error) { return LoadKey(filepath.Join(filepath.Dir(path), "bad"), none) },
-		func() (Key, error) { return LoadKey(path, func(string) string { return marker }) },
-		func() (Key, error) { return LoadKey(filepath.Join(path, "x"), none) },
+		func() (Key, error) { return LoadKey(filepath.Join(filepath.Dir(path), "bad"), true, none) },
+		func() (Key, error) { return LoadKey(path, true, func(string) string { return marker }) },
+		func() (Key, error) { return LoadKey(filepath.Join(path, "x"), true, none) },
+		func() (Key, error) { return LoadKey(filepath.Join(filepath.Dir(path), "none"), false, none) },
 	} {
 		if _, err := get(); err == nil || strings.Contains(err.Error(), marker) {
 			t.Errorf("got %v", err)

@@ -51,7 +51,7 @@ func TestConformance(t *testing.T) {
 			report, err := cmd.CombinedOutput()
 			tally := readTally(report)
 			t.Log(tally)
-			if err != nil || tally["Pass"] < 100 || tally["FAIL"]+tally["Error"] > 0 {
+			if err != nil || tally["Pass"] < 100 || tally["FAIL"]+tally["Error"]+tally["Skip"] > 0 {
 				t.Errorf("%v, %v\n%s", err, tally, report)
 			}
 			if leaks := s.Leaks(); len(leaks) > 0 {

@@ -2,6 +2,7 @@ package proxytest
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -82,6 +83,24 @@ func Reset(n int64) Fault {
 	})
 }
 
+// Raw answers with any bytes, whether they are HTTP or not, and ends the connection in
+// an orderly way or, with reset, by RST. It needs HTTP/1.1.
+func Raw(answer string, reset bool) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer conn.Close()
+		io.WriteString(conn, answer)
+		if tcp, ok := conn.(*net.TCPConn); ok && reset {
+			time.Sleep(20 * time.Millisecond) // as in Reset
+			tcp.SetLinger(0)
+		}
+		panic(http.ErrAbortHandler)
+	}
+}
+
 // Stall sends nothing more after n bytes of the body, until the client hangs up, the
 // server is closed or until is closed; then the rest follows. A nil channel never is.
 func (s *Server) Stall(n int64, until <-chan struct{}) Fault {
@@ -129,6 +148,19 @@ func Corrupt(n int64) Fault {
 			_, err := w.Write(p)
 			return err
 		}}, r)
+	}
+}
+
+// Change sends another body than the answer's, with its length and the status and the
+// other headers of the answer. It needs all of the body in memory.
+func Change(change func(body []byte) []byte) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(rec, r)
+		body := change(rec.body)
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		w.WriteHeader(rec.status)
+		w.Write(body)
 	}
 }
 
@@ -260,5 +292,19 @@ func (w *bodyWriter) Write(p []byte) (int, error) {
 	if err := w.write(p); err != nil {
 		return 0, err
 	}
+	return len(p), nil
+}
+
+// recorder keeps an answer back.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+func (r *recorder) WriteHeader(status int) { r.status = status }
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.body = append(r.body, p...)
 	return len(p), nil
 }

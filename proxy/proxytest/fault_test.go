@@ -60,6 +60,20 @@ func TestFaults(t *testing.T) {
 			func(a answer) bool { return a.header.Get("Docker-Content-Digest") == "sha256:0" && a.err == nil }},
 		{"body", func(*proxytest.Server) proxytest.Fault { return proxytest.Body("text/html", []byte("<p>log in</p>")) },
 			func(a answer) bool { return a.header.Get("Content-Type") == "text/html" && len(a.body) == 13 }},
+		{"raw", func(*proxytest.Server) proxytest.Fault {
+			return proxytest.Raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", false)
+		},
+			func(a answer) bool { return errors.Is(a.err, io.ErrUnexpectedEOF) && string(a.body) == "ab" }},
+		{"raw, reset", func(*proxytest.Server) proxytest.Fault {
+			return proxytest.Raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", true)
+		},
+			func(a answer) bool { return errors.Is(a.err, syscall.ECONNRESET) }},
+		{"change", func(*proxytest.Server) proxytest.Fault {
+			return proxytest.Change(func(b []byte) []byte { return append(b[:10:10], "and so on"...) })
+		},
+			func(a answer) bool {
+				return a.err == nil && a.status == 200 && string(a.body) == string(data[:10])+"and so on" && a.header.Get("ETag") != ""
+			}},
 		{"drip", func(s *proxytest.Server) proxytest.Fault { return s.Drip(50_000, time.Millisecond) },
 			func(a answer) bool { return a.err == nil && bytes.Equal(a.body, data) }},
 	}

@@ -3,6 +3,7 @@ package proxytest
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -20,9 +21,11 @@ type Request struct {
 
 	Host           string
 	Range          string // Range header
+	Accept         string // Accept headers, joined by commas
 	AcceptEncoding string
 	UserAgent      string
-	Authorized     bool // there was an Authorization header
+	Authorization  string // Authorization header
+	Authorized     bool   // there was one
 	Proto          string
 
 	Status int   // 0 while it is not yet answered
@@ -35,8 +38,10 @@ func newRequest(r *http.Request) Request {
 		Kind:           KindOther,
 		Host:           r.Host,
 		Range:          r.Header.Get("Range"),
+		Accept:         strings.Join(r.Header.Values("Accept"), ", "),
 		AcceptEncoding: r.Header.Get("Accept-Encoding"),
 		UserAgent:      r.UserAgent(),
+		Authorization:  r.Header.Get("Authorization"),
 		Authorized:     r.Header.Get("Authorization") != "",
 		Proto:          r.Proto,
 	}

@@ -1,0 +1,407 @@
+package proxy_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/proxytest"
+	"github.com/sluicegate/sluice/scan"
+)
+
+// waiting are clients that wait, without a goroutine of their own.
+type waiting struct {
+	conns   []net.Conn
+	readers []*bufio.Reader
+}
+
+// wait sends n requests to addr, the i-th for path(i), and reads of each answer the
+// headers and first bytes that it is sure to get before the decision, if any.
+func wait(t *testing.T, addr string, n int, path func(int) (string, int64)) *waiting {
+	t.Helper()
+	w := &waiting{}
+	t.Cleanup(w.close)
+	for i := range n {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _ := path(i)
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: gateway\r\n\r\n", p)
+		w.conns, w.readers = append(w.conns, conn), append(w.readers, bufio.NewReaderSize(conn, 16))
+	}
+	for i, r := range w.readers {
+		_, sure := path(i)
+		if sure < 0 {
+			continue
+		}
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("client %d: %v %v", i, resp, err)
+		}
+		if _, err := io.CopyN(io.Discard, resp.Body, sure); err != nil {
+			t.Fatalf("client %d: %v", i, err)
+		}
+	}
+	return w
+}
+
+func (w *waiting) close() {
+	for _, c := range w.conns {
+		c.Close()
+	}
+}
+
+// cost returns goroutines and bytes in use now.
+func cost() (goroutines int, memory int64) {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return runtime.NumGoroutine(), int64(m.HeapAlloc + m.StackInuse)
+}
+
+// A client that waits costs the goroutines and the memory of its connection, as with any
+// handler that waits, and no more: for a manifest, for a config's headers, for a layer
+// held at its floor, and for one that upstream doesn't send.
+func TestWaitingIsCheap(t *testing.T) {
+	const clients = 400
+	// What a handler costs that does nothing but wait after its first bytes.
+	idle := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100000")
+		w.Write(make([]byte, 1000))
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer idle.Close()
+	goroutines, memory := cost()
+	w := wait(t, idle.Listener.Addr().String(), clients, func(int) (string, int64) { return "/", 1000 })
+	g, m := cost()
+	goroutines, memory = g-goroutines, m-memory
+	w.close()
+
+	tests := []struct {
+		name string
+		path func(*image) (string, int64)
+	}{
+		{"a manifest", func(img *image) (string, int64) { return manifestPath("acme/app", img.digest.String()), -1 }},
+		{"a config", func(img *image) (string, int64) { return blobPath("acme/app", img.config), -1 }},
+		{"a held layer", func(img *image) (string, int64) {
+			return blobPath("acme/app", img.layers[0]), floorOf(img.layers[0].Size, false) - 300
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t, func(l *lab, _ *policy.Config) {
+				l.gateway.Gate.HeaderWait, l.gateway.Gate.Drip = time.Minute, time.Minute
+			})
+			img := l.push("acme/app", "one", 300_000, 100)
+			l.engine.hold()
+			l.want(200, "", "GET", manifestPath("acme/app", "one"))
+			for _, d := range append(img.layers, img.config) {
+				l.eventually("it is there", func() bool {
+					b, err := l.gateway.Blobs.Open(d.Digest)
+					if err != nil {
+						return false
+					}
+					defer b.Close()
+					return b.Committed()
+				})
+			}
+			if tt.name == "a manifest" { // of an image whose pull has just begun
+				l.gateway.Gate.ManifestWait = time.Minute
+				img = l.push("acme/app", "two", 100)
+				l.get("GET", manifestPath("acme/app", "two"), 50*time.Millisecond) // and hangs up
+				l.eventually("it begins", func() bool { n, _ := l.origin.Served(img.layers[0].Digest); return n == 1 })
+			}
+			before, used := cost()
+			path, sure := tt.path(img)
+			w := wait(t, strings.TrimPrefix(l.url, "http://"), clients, func(int) (string, int64) { return path, sure })
+			defer w.close()
+			var g int
+			var m int64
+			if sure < 0 {
+				l.eventually("all wait", func() bool { g, m = cost(); return g-before >= clients*2-clients/10 })
+				time.Sleep(100 * time.Millisecond) // and have done what they do before
+			}
+			g, m = cost()
+			t.Logf("%d clients: %d goroutines, %d bytes each; a handler that only waits: %d, %d", clients, g-before, (m-used)/clients, goroutines, memory/clients)
+			if g-before > goroutines+clients/10 {
+				t.Errorf("%d goroutines for %d clients, a handler that only waits has %d", g-before, clients, goroutines)
+			}
+			if (m-used)/clients > memory/clients+64<<10 {
+				t.Errorf("%d bytes a client, a handler that only waits has %d", (m-used)/clients, memory/clients)
+			}
+		})
+	}
+}
+
+// A slowEngine takes its time for every catalogue.
+type slowEngine struct {
+	scan.Engine
+	took time.Duration
+}
+
+func (e *slowEngine) Begin(ctx context.Context, img scan.Image, ids []digest.Digest) (scan.Session, error) {
+	s, err := e.Engine.Begin(ctx, img, ids)
+	return &slowSession{s, e.took}, err
+}
+
+type slowSession struct {
+	scan.Session
+	took time.Duration
+}
+
+func (s *slowSession) Catalogue(ctx context.Context) (*scan.SBOM, error) {
+	select {
+	case <-time.After(s.took):
+		return s.Session.Catalogue(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// whole pulls an image as a client of three parallel layers does, until all of it is
+// there, and returns how long that took.
+func (l *lab) whole(img *image) time.Duration {
+	began := time.Now()
+	l.want(200, "", "GET", manifestPath(img.repo, img.digest.String()))
+	var layers sync.WaitGroup
+	for _, d := range append([]ocispec.Descriptor{img.config}, img.layers...) {
+		layers.Go(func() {
+			if r := l.get("GET", blobPath(img.repo, d), time.Minute); r.status != 200 || r.err != nil || digest.FromBytes(r.body) != d.Digest {
+				l.Errorf("blob of %d bytes: %d %s, %d bytes, %v", d.Size, r.status, r.message(), len(r.body), r.err)
+			}
+		})
+	}
+	layers.Wait()
+	return time.Since(began)
+}
+
+// A bot that resolves a thousand tags delays nobody who pulls: three pulls at once take
+// about as long as without it.
+func TestStormDelaysNoPull(t *testing.T) {
+	const bots, rounds = 1000, 3
+	l := newLab(t, func(l *lab, _ *policy.Config) {
+		l.gateway.Scanner.Engine, l.gateway.Gate.Queue = &slowEngine{l.engine, time.Second}, 8 // which Close waits for
+	})
+	for i := range bots {
+		l.push("acme/bots", fmt.Sprint(i), 100)
+	}
+	pulls := func() time.Duration {
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		worst := time.Duration(0)
+		for range 3 {
+			img := l.push("acme/app", "", 200_000, 1000)
+			all.Go(func() {
+				took := l.whole(img)
+				mu.Lock()
+				defer mu.Unlock()
+				worst = max(worst, took)
+			})
+		}
+		all.Wait()
+		return worst
+	}
+	median := func() time.Duration {
+		var all []time.Duration
+		for range rounds {
+			all = append(all, pulls())
+		}
+		slices.Sort(all)
+		return all[rounds/2]
+	}
+	alone := median()
+	storm, stop := context.WithCancel(t.Context())
+	var bot sync.WaitGroup
+	next := make(chan int)
+	refused, answered := 0, 0
+	var mu sync.Mutex
+	for range 20 {
+		bot.Go(func() {
+			for i := range next {
+				_, status := l.headersOf("HEAD", manifestPath("acme/bots", fmt.Sprint(i)))
+				mu.Lock()
+				answered++
+				if status == 429 {
+					refused++
+				}
+				mu.Unlock()
+				time.Sleep(50 * time.Millisecond) // it is the gateway's places that are tried here, not this machine's cores
+			}
+		})
+	}
+	bot.Go(func() {
+		defer close(next)
+		for i := 0; storm.Err() == nil; i++ {
+			select {
+			case next <- i % bots:
+			case <-storm.Done():
+			}
+		}
+	})
+	l.eventually("the storm rages", func() bool { mu.Lock(); defer mu.Unlock(); return refused > 0 })
+	during := median()
+	stop()
+	bot.Wait()
+	t.Logf("alone %v, during the storm %v; %d HEADs, %d of them refused", alone.Round(time.Millisecond), during.Round(time.Millisecond), answered, refused)
+	if during > alone*5/4+200*time.Millisecond {
+		t.Errorf("a pull takes %v during the storm, %v without", during, alone)
+	}
+}
+
+// HEADs of many unknown images stay within their part of the queue, and hold up nobody
+// who pulls.
+func TestHeadStorm(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, func(l *lab, _ *policy.Config) { l.gateway.Gate.Pulls, l.gateway.Gate.Queue = 2, 10 })
+	l.engine.hold()
+	full := 0
+	for i := range 20 {
+		tag := fmt.Sprint("bot", i)
+		l.push("acme/app", tag, 100)
+		if r := l.get("HEAD", manifestPath("acme/app", tag), patience); r.status == 429 {
+			full++
+		}
+	}
+	if full == 0 {
+		t.Error("the storm had no bound")
+	}
+	img := l.push("acme/app", "wanted", 100)
+	l.want(200, "", "GET", manifestPath("acme/app", "wanted"))
+	l.eventually("the pull that somebody waits for began", func() bool { n, _ := l.origin.Served(img.layers[0].Digest); return n == 1 })
+}
+
+// What a bot asks upstream for at once is bounded, and a pull doesn't wait behind it.
+func TestStormIsBoundedUpstream(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, func(l *lab, _ *policy.Config) { l.gateway.Gate.UpstreamTimeout = time.Minute })
+	img := l.push("acme/app", "wanted", 1000)
+	var now, most atomic.Int64
+	passing := make(chan struct{})
+	heads := proxytest.Request{Kind: proxytest.KindManifest, Repository: "acme/bots"}.Matches
+	l.origin.Inject(0, heads, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		<-passing
+		next.ServeHTTP(w, r)
+	})
+	var bots sync.WaitGroup
+	for i := range 300 {
+		bots.Go(func() {
+			if _, status := l.headersOf("HEAD", manifestPath("acme/bots", fmt.Sprint(i))); status != 404 {
+				t.Errorf("a tag that is not there: %d", status)
+			}
+		})
+	}
+	l.eventually("the storm rages", func() bool { return now.Load() > 50 })
+	if took := l.whole(img); took > patience/2 {
+		t.Errorf("a pull took %v", took)
+	}
+	l.want(200, "", "GET", manifestPath("acme/app", "wanted"))
+	close(passing)
+	bots.Wait()
+	if n := most.Load(); n > 64 {
+		t.Errorf("%d requests at once", n)
+	}
+}
+
+// A denial cuts one held response of each client at once, and the others soon after; over
+// HTTP/2 too, and a promise is a promise there. Two clients behind one address are told
+// apart by what they fetch twice. Who still waits for headers reads the reason at once.
+func TestCut(t *testing.T) {
+	const delay, slack = 600 * time.Millisecond, 400 * time.Millisecond
+	for _, tt := range []struct {
+		layers, clients int
+		http2           bool
+	}{{3, 1, false}, {3, 1, true}, {6, 1, false}, {6, 1, true}, {3, 2, false}, {6, 2, true}} {
+		t.Run(fmt.Sprintf("%d layers, %d clients, HTTP/2 %v", tt.layers, tt.clients, tt.http2), func(t *testing.T) {
+			l := newLab(t, func(l *lab, _ *policy.Config) {
+				l.gateway.Gate.CutDelay, l.gateway.Gate.HeaderWait = delay, patience
+			})
+			srv := httptest.NewUnstartedServer(l.gateway)
+			srv.EnableHTTP2 = tt.http2
+			srv.StartTLS()
+			defer srv.Close()
+			var sizes []int
+			for i := range tt.layers {
+				sizes = append(sizes, 300_000+i)
+			}
+			bad := l.push("acme/app", "bad", sizes...)
+			l.engine.condemn(bad.digest)
+			l.engine.hold()
+			l.want(200, "", "GET", manifestPath("acme/app", "bad"))
+			var held sync.WaitGroup
+			held.Add(tt.clients * tt.layers)
+			var mu sync.Mutex
+			ends := make([][]time.Time, tt.clients) // of each client's responses
+			var all sync.WaitGroup
+			var refused time.Time
+			all.Go(func() {
+				l.want(403, "CVE-2021-44228", "GET", blobPath("acme/app", bad.config))
+				refused = time.Now()
+			})
+			for i := range tt.clients {
+				transport := srv.Client().Transport.(*http.Transport).Clone()
+				defer transport.CloseIdleConnections()
+				for _, d := range bad.layers {
+					all.Go(func() {
+						end := l.cutOff(&http.Client{Transport: transport}, srv.URL, d, held.Done)
+						mu.Lock()
+						defer mu.Unlock()
+						ends[i] = append(ends[i], end)
+					})
+				}
+			}
+			held.Wait()
+			time.Sleep(50 * time.Millisecond) // for the config's request, which shows no sign of waiting
+			decided := time.Now()
+			l.engine.release()
+			all.Wait()
+			if d := refused.Sub(decided); d > slack {
+				t.Errorf("who waits for headers is told after %v", d)
+			}
+			for _, e := range ends {
+				slices.SortFunc(e, time.Time.Compare)
+				first, second, last := e[0].Sub(decided), e[1].Sub(decided), e[len(e)-1].Sub(decided)
+				if first > slack || second < delay || last > 2*time.Second {
+					t.Errorf("cut after %v, %v, and at last %v", first, second, last)
+				}
+			}
+		})
+	}
+}
+
+// cutOff reads a held layer until it is cut, and returns when that was.
+func (l *lab) cutOff(client *http.Client, url string, d ocispec.Descriptor, held func()) time.Time {
+	resp, err := client.Get(url + blobPath("acme/app", d))
+	held()
+	if err != nil {
+		l.Error(err)
+		return time.Time{}
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if floor := floorOf(d.Size, false); err == nil || int64(len(b)) > floor {
+		l.Errorf("%s: %d of %d bytes, floor %d, %v", resp.Proto, len(b), d.Size, floor, err)
+	}
+	return time.Now()
+}
