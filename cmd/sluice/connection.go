@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,11 +66,15 @@ func connectionSet(g *global) *cobra.Command {
 			if !ok && !force {
 				return &exitError{exitNo, errors.New("not saved, since the test failed; --force saves it all the same")}
 			}
-			err = withVault(cmd.Context(), c, func(v api.Vault) error { return v.Set(cmd.Context(), u.Name, creds) })
-			if err == nil && g.output != "json" {
-				fmt.Fprintf(cmd.OutOrStdout(), "saved the pull token for %s\n", u.Name)
-			}
-			return err
+			return withVault(cmd.Context(), c, func(v api.Vault) error {
+				if err := v.Set(cmd.Context(), u.Name, creds); err != nil {
+					return err
+				}
+				if g.output != "json" {
+					fmt.Fprintf(cmd.OutOrStdout(), "saved the pull token for %s\n", u.Name)
+				}
+				return notePrecedence(cmd, v, u.Name)
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -168,9 +173,41 @@ func connectionRemove(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withVault(cmd.Context(), c, func(v api.Vault) error { return v.Remove(cmd.Context(), args[0]) })
+			return withVault(cmd.Context(), c, func(v api.Vault) error {
+				infos, err := v.List(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if !slices.ContainsFunc(infos, func(i connection.Info) bool { return i.Upstream == args[0] }) {
+					return usage("no upstream %s is configured, and no pull token is stored for it", clean(args[0]))
+				}
+				if err := v.Remove(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				if g.output != "json" {
+					fmt.Fprintf(cmd.OutOrStdout(), "no pull token is stored for %s any more\n", clean(args[0]))
+				}
+				return notePrecedence(cmd, v, args[0])
+			})
 		},
 	}
+}
+
+// notePrecedence says where an upstream's pull token comes from another source than the
+// store, so that what was just done there changes nothing yet.
+func notePrecedence(cmd *cobra.Command, v api.Vault, name string) error {
+	infos, err := v.List(cmd.Context())
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		user, _ := connection.EnvNames(name)
+		where := map[string]string{connection.SourceEnvironment: "the environment (" + user + ")", connection.SourceFile: "credentials_dir"}[i.Source]
+		if i.Upstream == name && where != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: the pull token in %s comes first, and is the one in force\n", where)
+		}
+	}
+	return nil
 }
 
 // tryConnection tests credentials from here and prints each step as it ends.
@@ -239,9 +276,14 @@ func withVault(ctx context.Context, c configs.Config, do func(api.Vault) error) 
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
 	}
-	store, err := openStore(ctx, c)
-	if errors.Is(err, disk.ErrInUse) {
-		return do(dialControl(controlSocket(c)))
+	if g := running(c); g != nil {
+		return do(g)
+	}
+	store, err := openStore(ctx, c, nil)
+	if errors.Is(err, disk.ErrInUse) { // it has begun to run, or to stop
+		if g := running(c); g != nil {
+			return do(g)
+		}
 	}
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/proxy/api"
@@ -53,6 +54,21 @@ func (h *house) controlServer() (*server, error) {
 
 // control is a running gateway, seen through its control socket.
 type control struct{ http.Client }
+
+// running returns the gateway that runs in the state's folder, nil where none answers. A
+// store that gateways share needs none of them.
+func running(c configs.Config) *control {
+	if c.Store != "" {
+		return nil
+	}
+	path := controlSocket(c)
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return nil
+	}
+	conn.Close()
+	return dialControl(path)
+}
 
 func dialControl(path string) *control {
 	return &control{http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

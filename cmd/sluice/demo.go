@@ -36,8 +36,18 @@ token, and pull images through it: one passes, the others are stopped in their f
 Everything is on loopback and in a folder of its own; nothing is fetched from outside.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d := &demo{out: cmd.OutOrStdout(), listen: listen, keep: keep}
-			return d.run(cmd.Context(), g)
+			if g.output == "json" {
+				return usage("the demo is a story for people: it has no JSON")
+			}
+			defer outlivePipe()()
+			ctx, cancel := context.WithCancelCause(cmd.Context())
+			defer cancel(nil)
+			d := &demo{out: &audience{cmd.OutOrStdout(), cancel}, p: paletteFor(cmd.OutOrStdout()), listen: listen, keep: keep}
+			err := d.run(ctx, g)
+			if cause := context.Cause(ctx); errors.Is(cause, errNobodyReads) {
+				return cause
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "stay up afterwards and print commands to try")
@@ -48,6 +58,22 @@ Everything is on loopback and in a folder of its own; nothing is fetched from ou
 // demoBandwidth is the speed of the demo's registry, in bytes a second: slow enough
 // that a pull can be watched being stopped in its middle.
 const demoBandwidth = 8 << 20
+
+var errNobodyReads = errors.New("nobody reads the story")
+
+// An audience ends the demo when it has left, as head does.
+type audience struct {
+	io.Writer
+	leave context.CancelCauseFunc
+}
+
+func (a *audience) Write(b []byte) (int, error) {
+	n, err := a.Writer.Write(b)
+	if err != nil {
+		a.leave(fmt.Errorf("%w: %w", errNobodyReads, err))
+	}
+	return n, err
+}
 
 // A demo tells the story and checks each of its outcomes.
 type demo struct {
@@ -64,7 +90,6 @@ type demo struct {
 }
 
 func (d *demo) run(ctx context.Context, g *global) (err error) {
-	d.p = paletteFor(d.out)
 	if d.dir, err = os.MkdirTemp("", "sluice-demo-"); err != nil {
 		return err
 	}
@@ -92,7 +117,7 @@ func (d *demo) run(ctx context.Context, g *global) (err error) {
 	if d.keep {
 		return d.stay(ctx)
 	}
-	d.say("Stay and try it yourself: %s", d.p.dim("sluice demo --keep"))
+	d.say("Stay and try it yourself: %s", d.p.dim(os.Args[0]+" demo --keep"))
 	return nil
 }
 
@@ -184,7 +209,7 @@ func (d *demo) openGateway(ctx context.Context) (stop func() error, err error) {
 	for _, s := range servers {
 		serving.Go(func() { _ = s.run() })
 	}
-	d.say("   at %s, with syft, grype and %d policies in it", d.gateway, h.policy.Status().Policies)
+	d.say("   at %s, with syft, grype and %d policies in it", d.gateway, h.policies[""].Status().Policies)
 	return func() error {
 		for _, s := range servers {
 			s.Close()
@@ -280,11 +305,12 @@ func (d *demo) verdict(ctx context.Context) {
 // stay keeps everything up until the person has had enough.
 func (d *demo) stay(ctx context.Context) error {
 	d.step("Still up. Try, in another terminal:")
+	sluice := os.Args[0] // as it was started: it need not be in the path
 	for _, line := range []string{
 		"docker pull " + d.gateway + "/acme/web:1",
 		"docker pull " + d.gateway + "/acme/orders:1",
-		"sluice verdict --gateway http://" + d.gateway + " acme/legacy:1",
-		"sluice connection list --state-dir " + filepath.Dir(d.control),
+		sluice + " verdict --gateway http://" + d.gateway + " acme/legacy:1",
+		sluice + " connection list --state-dir " + filepath.Dir(d.control),
 		"curl -s http://" + d.gateway + "/api/v1/verdict?image=acme/web:1",
 	} {
 		d.say("   %s", line)

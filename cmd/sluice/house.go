@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -44,7 +46,7 @@ type house struct {
 	databases   *vuln.Databases
 	workers     *worker.Pool
 	scanner     *scan.Scanner
-	policy      *policy.Engine
+	policies    map[string]*policy.Engine // by directory, "" is of those built in
 	connections *connection.Vault
 	auth        *auth.Authenticator
 	gateway     *proxy.Gateway
@@ -87,7 +89,7 @@ func build(ctx context.Context, c configs.Config, log *slog.Logger) (_ *house, e
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w; set it to a folder that may be written", err)
 	}
-	if h.store, err = openStore(ctx, c); err != nil {
+	if h.store, err = openStore(ctx, c, log); err != nil {
 		return nil, err
 	}
 	h.closers = append(h.closers, h.store.Close)
@@ -116,11 +118,16 @@ func (h *house) close() error {
 	return errors.Join(errs...)
 }
 
-func openStore(ctx context.Context, c configs.Config) (cache.Store, error) {
+func openStore(ctx context.Context, c configs.Config, log *slog.Logger) (cache.Store, error) {
 	if c.Store == "" {
 		return disk.Open(filepath.Join(c.StateDir, "store.db"))
 	}
-	return redis.Open(ctx, redis.Config{URL: c.Store, Password: os.Getenv(configs.EnvRedisPassword)})
+	redis.RouteLog(log)
+	s, err := redis.Open(ctx, redis.Config{URL: c.Store, Password: os.Getenv(configs.EnvRedisPassword)})
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return s, nil
 }
 
 func (h *house) openSpools() (err error) {
@@ -183,12 +190,56 @@ func layerLimits(c configs.Limits) layer.Limits {
 	return l
 }
 
+// openPolicy opens the policies of every upstream. Waivers, kill list and mode are the
+// same for all.
 func (h *house) openPolicy(ctx context.Context) (err error) {
 	c := h.config.Policy
-	h.policy, err = policy.Open(ctx, policy.Config{
-		Dir: c.Dir, Mode: policy.Mode(h.config.Gate.Mode), WaiverFile: c.WaiverFile, KillFile: c.KillFile, Log: h.log,
-	})
-	return err
+	h.policies = map[string]*policy.Engine{}
+	for _, dir := range h.policyDirs() {
+		h.policies[dir], err = policy.Open(ctx, policy.Config{
+			Dir: dir, Mode: policy.Mode(h.config.Gate.Mode), WaiverFile: c.WaiverFile, KillFile: c.KillFile, Log: h.log.With("policies", cmp.Or(dir, "built in")),
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.policyKeys(dir), err)
+		}
+	}
+	return nil
+}
+
+// policyKeys names the keys whose files make the policies of a directory.
+func (h *house) policyKeys(dir string) string {
+	keys := []string{}
+	for _, k := range []struct{ name, value string }{
+		{"upstreams.policy_dir", dir}, {"policy.waiver_file", h.config.Policy.WaiverFile}, {"policy.kill_file", h.config.Policy.KillFile},
+	} {
+		if k.name == "upstreams.policy_dir" && dir == h.config.Policy.Dir {
+			k.name = "policy.dir"
+		}
+		if k.value != "" {
+			keys = append(keys, k.name)
+		}
+	}
+	return cmp.Or(strings.Join(keys, ", "), "built-in policies")
+}
+
+// policyDirs returns the directories of policies in use, that of policy.dir first.
+func (h *house) policyDirs() []string {
+	dirs := []string{h.config.Policy.Dir}
+	for _, u := range h.config.Upstreams {
+		if dir := h.policyDir(u.Name); !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// policyDir returns the directory whose policies decide about an upstream's images.
+func (h *house) policyDir(upstream string) string {
+	i := slices.IndexFunc(h.config.Upstreams, func(u configs.Upstream) bool { return u.Name == upstream })
+	if i < 0 {
+		return h.config.Policy.Dir
+	}
+	return cmp.Or(h.config.Upstreams[i].PolicyDir, h.config.Policy.Dir)
 }
 
 func (h *house) openConnections() (err error) {
@@ -199,12 +250,18 @@ func (h *house) openConnections() (err error) {
 // openVault returns the pull tokens of all upstreams: those of the environment, of
 // mounted files, and of the store.
 func openVault(c configs.Config, store cache.Store, log *slog.Logger) (*connection.Vault, error) {
-	key, err := connection.LoadKey(c.SealKeyFile, os.Getenv)
+	key, err := connection.LoadKey(c.SealKeyFile, c.SealKeyFile == configs.SealKey(c.StateDir), os.Getenv)
 	if err != nil {
 		return nil, err
 	}
 	v := &connection.Vault{Store: store, Key: key, Files: map[string]string{}, Log: log}
+	owners := map[string]string{}
 	for _, u := range c.Upstreams {
+		env, _ := connection.EnvNames(u.Name)
+		if other := owners[env]; other != "" && os.Getenv(env) != "" {
+			return nil, fmt.Errorf("upstreams %s and %s would both log in with %s: remove it, and use credentials_dir or `sluice connection set`", other, u.Name, env)
+		}
+		owners[env] = u.Name
 		v.Upstreams = append(v.Upstreams, u.Name)
 		if u.CredentialsDir != "" {
 			v.Files[u.Name] = u.CredentialsDir
@@ -221,10 +278,10 @@ func (h *house) openGateway() error {
 		Log:       h.log,
 	}
 	if err := h.auth.Load(); err != nil {
-		return err
+		return fmt.Errorf("auth.htpasswd_file: %w", err)
 	}
 	h.gateway = &proxy.Gateway{
-		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policy, Auth: h.auth,
+		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Auth: h.auth,
 		Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
 	}
 	for _, u := range c.Upstreams {
@@ -232,7 +289,7 @@ func (h *house) openGateway() error {
 		if err != nil {
 			return err
 		}
-		up := proxy.Upstream{Name: u.Name, Registry: r}
+		up := proxy.Upstream{Name: u.Name, Registry: r, Policy: h.policies[h.policyDir(u.Name)], TagTTL: u.TagTTL, Allow: u.Allow, Deny: u.Deny}
 		if u.Name == c.DefaultUpstream {
 			h.gateway.Upstreams = append([]proxy.Upstream{up}, h.gateway.Upstreams...)
 		} else {
@@ -271,7 +328,7 @@ func (h *house) registry(u configs.Upstream) (*upstream.Registry, error) {
 }
 
 func newRegistry(u configs.Upstream, log *slog.Logger) *upstream.Registry {
-	return &upstream.Registry{Name: u.Name, URL: u.URL, RealmHosts: u.RealmHosts, UserAgent: "sluice/" + strings.Trim(versionText(), "()"), Log: log}
+	return &upstream.Registry{Name: u.Name, URL: u.URL, RealmHosts: u.RealmHosts, RedirectHosts: u.RedirectHosts, UserAgent: "sluice/" + strings.Trim(versionText(), "()"), Log: log}
 }
 
 func authorities(u configs.Upstream) (*x509.CertPool, error) {

@@ -69,6 +69,15 @@ func run(args []string) int {
 	return e.status
 }
 
+// outlivePipe has a write to a closed pipe fail, in place of ending the process, until
+// the caller calls what it returns: a command with a temporary folder must get to remove
+// it. Not for a gateway, which meets closed connections all the time.
+func outlivePipe() (end func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGPIPE)
+	return func() { signal.Stop(c) }
+}
+
 // global holds the flags that every command has.
 type global struct {
 	config string

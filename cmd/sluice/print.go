@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -63,7 +64,7 @@ func printAnswer(w io.Writer, a policy.Answer) {
 	p := paletteFor(w)
 	fmt.Fprintf(w, "%s  %s\n", verdictWord(p, a), a.Image.Reference)
 	if a.Image.Platform != "" {
-		fmt.Fprintf(w, "%s\n", p.dim(a.Image.Platform+", "+plural(a.Scan.Packages, "package")+", "+scanWord(a.Scan)))
+		fmt.Fprintf(w, "%s\n", p.dim(a.Image.Platform+", "+contents(a)))
 	}
 	for _, v := range a.Decision.Violations {
 		fmt.Fprintf(w, "\n  %s %s\n", p.bad("✗ "+clean(v.Policy)+":"), clean(v.Message))
@@ -74,8 +75,13 @@ func printAnswer(w io.Writer, a policy.Answer) {
 	for _, v := range a.Decision.Warnings {
 		fmt.Fprintf(w, "\n  %s %s\n", p.warn("! "+clean(v.Policy)+":"), clean(v.Message))
 	}
+	said := map[string]bool{} // one advisory may be waived in many packages
 	for _, x := range a.Decision.Waived {
-		fmt.Fprintf(w, "\n  %s %s by %s until %s: %s\n", p.dim("~ waived:"), clean(cmp.Or(x.Finding, x.Policy)), clean(x.Owner), x.Expires, clean(x.Reason))
+		line := fmt.Sprintf("%s by %s until %s: %s", clean(cmp.Or(x.Finding, x.Policy)), clean(x.Owner), x.Expires, clean(x.Reason))
+		if !said[line] {
+			said[line] = true
+			fmt.Fprintf(w, "\n  %s %s\n", p.dim("~ waived:"), line)
+		}
 	}
 	for _, pr := range a.Scan.Coverage.Problems {
 		fmt.Fprintf(w, "\n  %s %s %s\n", p.warn("? "+clean(pr.Kind)+":"), clean(pr.Detail), clean(pr.Path))
@@ -91,6 +97,17 @@ func verdictWord(p palette, a policy.Answer) string {
 		return p.warn("ALLOWED (" + string(a.Decision.Mode) + ")")
 	}
 	return p.good("ALLOWED")
+}
+
+// contents says in a line what is in an image, as far as somebody has looked.
+func contents(a policy.Answer) string {
+	switch {
+	case a.Decision.Mode == policy.Off, slices.ContainsFunc(a.Decision.Violations, func(v policy.Violation) bool { return v.Policy == policy.KillList }):
+		return "not looked into"
+	case a.Scan.State == scan.Unsupported:
+		return "nothing that a runtime would run"
+	}
+	return plural(a.Scan.Packages, "package") + ", " + scanWord(a.Scan)
 }
 
 func scanWord(s scan.Summary) string {

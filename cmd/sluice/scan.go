@@ -32,6 +32,9 @@ func scanCommand(g *global) *cobra.Command {
 		Long: `Fetch, scan and decide as a gateway would, in this process: for CI. IMAGE is a reference
 in a registry, or oci:DIR, oci-archive:FILE or docker-archive:FILE. Pull tokens that were
 set for a configured upstream are used for it, and Docker's logins for other registries.
+While a gateway runs on this state folder, it alone has the tokens that were set: then
+give one in the environment (SLUICE_CGR_DEV_USERNAME and SLUICE_CGR_DEV_PASSWORD for
+cgr.dev), or ask the gateway with sluice verdict.
 
 The database is that of the state folder: see sluice db.
 Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
@@ -42,6 +45,10 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 			if err != nil {
 				return err
 			}
+			if err := checkPlatform(platform); err != nil {
+				return err
+			}
+			defer outlivePipe()()
 			a, err := scanImage(cmd.Context(), c, args[0], platform)
 			if err != nil {
 				return err
@@ -80,6 +87,11 @@ func scanImage(ctx context.Context, c configs.Config, ref, platform string) (a p
 	if err := h.openPolicy(ctx); err != nil {
 		return a, err
 	}
+	for _, dir := range h.policyDirs() {
+		if text := h.policies[dir].Status().LastError; text != "" { // a gateway goes on and logs it
+			return a, errors.New(text)
+		}
+	}
 	img, in, err := openImage(ctx, h, ref, platform, work)
 	if err != nil {
 		return a, err
@@ -91,7 +103,7 @@ func scanImage(ctx context.Context, c configs.Config, ref, platform string) (a p
 		return a, err
 	}
 	in.Scan, in.Findings, in.Now = v.Scan, v.Findings, time.Now().UTC()
-	return policy.NewAnswer(in, h.policy.Decide(ctx, in)), nil
+	return policy.NewAnswer(in, h.policies[h.policyDir(in.Image.Registry)].Decide(ctx, in)), nil
 }
 
 // scanStore is what a scan remembers: the gateway's own store where no gateway has it
@@ -100,7 +112,10 @@ func scanStore(ctx context.Context, c configs.Config) (cache.Store, error) {
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w", err)
 	}
-	s, err := openStore(ctx, c)
+	if running(c) != nil {
+		return &cache.Memory{}, nil
+	}
+	s, err := openStore(ctx, c, nil)
 	if errors.Is(err, disk.ErrInUse) {
 		return &cache.Memory{}, nil
 	}

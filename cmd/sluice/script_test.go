@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		os.Exit(run(os.Args[1:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "sluice-demo" { // its output is a pipe's, which no script has
+		os.Exit(run([]string{"demo"}))
+	}
 	http.DefaultTransport.(*http.Transport).DialContext = loopbackOnly
 	testscript.Main(m, map[string]func(){
 		"sluice": func() { os.Exit(run(os.Args[1:])) },

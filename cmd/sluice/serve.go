@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluicegate/sluice/configs"
+	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/proxy/api"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/scan"
@@ -70,6 +72,7 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
+	h.measure()
 	var background sync.WaitGroup
 	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer background.Wait()
@@ -80,6 +83,7 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	background.Go(func() { h.report(backgroundCtx) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
@@ -94,11 +98,12 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	case <-ctx.Done():
 		log.Info("stopping: pulls in flight may finish", "drain", c.Gate.Drain)
 		h.stopping.Store(true)
+		h.gateway.Drain()
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Gate.Drain)
 	defer cancel()
 	if err == nil {
-		h.traffic.quiet(drain)
+		h.traffic.drain(drain)
 	}
 	for _, s := range servers {
 		if e := s.Shutdown(drain); e != nil {
@@ -111,9 +116,11 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
-	for name, run := range map[string]func(context.Context) error{
-		"policy": h.policy.Run, "database": h.followDatabase, "worker": h.warmUp,
-	} {
+	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp}
+	for dir, engine := range h.policies {
+		watched["policies "+cmp.Or(dir, "built in")] = engine.Run
+	}
+	for name, run := range watched {
 		wg.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				h.log.Error("stopped following changes", "of", name, "error", err)
@@ -176,7 +183,7 @@ func (h *house) mainServer() (*server, error) {
 	cert := &auth.Certificate{CertFile: h.config.TLS.CertFile, KeyFile: h.config.TLS.KeyFile, Log: h.log}
 	if err := cert.Load(); err != nil {
 		l.Close()
-		return nil, err
+		return nil, fmt.Errorf("tls.cert_file, tls.key_file: %w", err)
 	}
 	s.TLSConfig = cert.TLS()
 	return s, nil
@@ -203,16 +210,21 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// handler serves clients.
+// handler serves clients. The registry's paths go past the mux, which would answer one
+// such as /v2//x by a redirect, in HTML and to every method.
 func (h *house) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/v2/", h.gateway)
-	mux.Handle("/v2", h.gateway)
 	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Auth: h.auth, Log: h.log})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.config.DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
+			h.gateway.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // adminHandler serves operators.
@@ -266,16 +278,25 @@ func (h *house) checks(ctx context.Context) []check {
 	if db.LastError != "" {
 		database.Detail = strings.TrimPrefix(database.Detail+"; last update failed: "+db.LastError, "; ")
 	}
-	p := h.policy.Status()
-	rules := check{Name: "policy", OK: true, Detail: "revision " + p.Revision}
-	if p.LastError != "" { // the last good one decides
-		rules.Detail += "; the newest could not be loaded: " + p.LastError
+	checks := []check{of("store", h.store.Ping(ctx)), database}
+	for _, dir := range h.policyDirs() {
+		checks = append(checks, policyCheck(h.policies[dir].Status()))
 	}
-	checks := []check{of("store", h.store.Ping(ctx)), database, rules, h.workerCheck()}
+	checks = append(checks, h.workerCheck())
 	if h.stopping.Load() {
 		checks = append(checks, check{"serving", false, "stopping; only pulls in flight are to finish here"})
 	}
 	return checks
+}
+
+// policyCheck says which policies decide. There always are some: where the newest are
+// bad, the last good ones do.
+func policyCheck(p policy.Status) check {
+	c := check{Name: "policy", OK: true, Detail: p.Source + ", revision " + p.Revision}
+	if p.LastError != "" {
+		c.Detail += "; the newest could not be loaded: " + p.LastError
+	}
+	return c
 }
 
 // warmUp starts the worker processes before the first pull needs one.
@@ -304,11 +325,8 @@ func (h *house) followDatabase(ctx context.Context) error {
 	if errors.Is(err, scan.ErrDatabaseMissing) && !h.databases.Offline {
 		h.log.Info("downloading the vulnerability database; until it is there, unknown images are denied")
 		p := newProgress("downloading the vulnerability database")
-		_, _, err := h.databases.Update(ctx, p.bytes)
+		_, _, _ = h.databases.Update(ctx, p.bytes) // Run tries again at once, and logs how that goes
 		p.done()
-		if err != nil && ctx.Err() == nil {
-			h.log.Error("no vulnerability database yet; trying again", "error", err)
-		}
 	}
 	return h.databases.Run(ctx)
 }

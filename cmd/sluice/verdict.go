@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 		Example: "  sluice verdict cgr.dev/chainguard/python:latest\n  sluice verdict --gateway https://gate.example.com --user ci acme/web:1 -o json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkPlatform(platform); platform != "" && err != nil {
+				return err
+			}
 			c.password = os.Getenv(envPassword)
 			a, err := c.verdict(cmd.Context(), args[0], platform, wait)
 			if err != nil {
@@ -63,6 +67,16 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 	f.StringVar(&platform, "platform", "", "os/arch[/variant] of an image for several platforms (default: the gateway's own)")
 	f.DurationVar(&wait, "wait", 5*time.Minute, "how long to wait for the scan of an unknown image")
 	return cmd
+}
+
+// platformForm is what names a platform: linux/amd64, linux/arm/v7.
+var platformForm = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$`)
+
+func checkPlatform(s string) error {
+	if !platformForm.MatchString(s) {
+		return usage("--platform %q: want os/arch or os/arch/variant, such as linux/amd64", clean(s))
+	}
+	return nil
 }
 
 // report prints an answer and turns it into the command's exit status.
@@ -127,7 +141,12 @@ func (c *client) get(ctx context.Context, path string, into any) error {
 	if err != nil {
 		return fmt.Errorf("read the gateway's answer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized && c.user == "":
+		return fmt.Errorf("%s wants to know who asks: give --user NAME, and the password in %s", c.gateway, envPassword)
+	case resp.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("%s refuses %s with the password in %s", c.gateway, clean(c.user), envPassword)
+	case resp.StatusCode != http.StatusOK:
 		return gatewayError(resp, body)
 	}
 	if err := json.Unmarshal(body, into); err != nil {

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicegate/sluice/cache/spool"
+	"github.com/sluicegate/sluice/proxy/connection"
+	"github.com/sluicegate/sluice/scan"
+)
+
+// report logs at the start what will go wrong later, and nobody would notice before.
+func (h *house) report(ctx context.Context) {
+	if h.databases.Offline {
+		if _, err := h.databases.Current(ctx); err != nil && ctx.Err() == nil {
+			h.log.Error("unknown images are denied: there is no usable vulnerability database, and update_every 0s downloads none", "error", err)
+		}
+	}
+	infos, err := h.connections.List(ctx) // logs what it can't read
+	if err != nil && ctx.Err() == nil {
+		h.log.Error("pull tokens can't be listed", "error", err)
+	}
+	for _, i := range infos {
+		if i.DaysLeft != nil && time.Until(i.Expires) < connection.ExpirySoon {
+			h.log.Warn("a pull token has ended or ends soon: set a new one", "upstream", i.Upstream, "source", i.Source, "expires", i.Expires.UTC().Format(time.RFC3339))
+		}
+	}
+}
+
+// A gauge is one measurement, taken when it is asked for.
+func gauge(name, help string, labels prometheus.Labels, f func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, f)
+}
+
+func oneIf(ok bool) float64 {
+	if ok {
+		return 1
+	}
+	return 0
+}
+
+// measureTimeout bounds what a measurement waits for: a scraper gives up after 10 s.
+const measureTimeout = 2 * time.Second
+
+// measure adds what the gateway itself doesn't know of: database, store, policies, pull
+// tokens and layers. Their labels come from the configuration alone.
+func (h *house) measure() {
+	within := func(f func(context.Context) float64) func() float64 {
+		return func() float64 {
+			ctx, cancel := context.WithTimeout(context.Background(), measureTimeout)
+			defer cancel()
+			return f(ctx)
+		}
+	}
+	layers := func(f func(spool.Usage) int64) func() float64 {
+		return func() float64 { return float64(f(h.layers.Usage())) }
+	}
+	h.metrics.MustRegister(
+		gauge("sluice_database_built_timestamp_seconds", "When the vulnerability database in use was built, 0 where there is none.", nil, within(func(ctx context.Context) float64 {
+			if db, err := h.databases.Current(ctx); err == nil || errors.Is(err, scan.ErrDatabaseStale) && !db.Built.IsZero() {
+				return float64(db.Built.Unix())
+			}
+			return 0
+		})),
+		gauge("sluice_database_usable", "1 while there is a vulnerability database that is not too old.", nil, within(func(ctx context.Context) float64 {
+			_, err := h.databases.Current(ctx)
+			return oneIf(err == nil)
+		})),
+		gauge("sluice_store_up", "1 while the store can be read and written.", nil, within(func(ctx context.Context) float64 {
+			return oneIf(h.store.Ping(ctx) == nil)
+		})),
+		gauge("sluice_layers_used_bytes", "Bytes of uncompressed layers on disk.", nil, layers(func(u spool.Usage) int64 { return u.Committed })),
+		gauge("sluice_layers_reserved_bytes", "Bytes of disk set aside for uncompressed layers on their way.", nil, layers(func(u spool.Usage) int64 { return u.Reserved })),
+		gauge("sluice_layers_quota_bytes", "Bytes that uncompressed layers may take on disk.", nil, layers(func(u spool.Usage) int64 { return u.Quota })),
+	)
+	for _, dir := range h.policyDirs() {
+		h.metrics.MustRegister(gauge("sluice_policy_load_failed", "1 while the newest policies, waivers or kill list can't be loaded, and the last good ones decide.",
+			prometheus.Labels{"policies": cmp.Or(dir, "built in")}, func() float64 { return oneIf(h.policies[dir].Status().LastError != "") }))
+	}
+	for _, u := range h.config.Upstreams {
+		h.metrics.MustRegister(
+			gauge("sluice_pull_token_expiry_timestamp_seconds", "When the pull token in force ends, 0 where it doesn't say.", prometheus.Labels{"upstream": u.Name}, within(func(ctx context.Context) float64 {
+				creds, err := h.connections.Credentials(ctx, u.Name)
+				if i := connection.Describe(u.Name, creds, time.Now()); err == nil && !i.Expires.IsZero() {
+					return float64(i.Expires.Unix())
+				}
+				return 0
+			})),
+			gauge("sluice_pull_token_readable", "1 while the source of the pull token can be read.", prometheus.Labels{"upstream": u.Name}, within(func(ctx context.Context) float64 {
+				i, err := h.connections.Info(ctx, u.Name)
+				return oneIf(err == nil && i.Problem == "")
+			})))
+	}
+}
