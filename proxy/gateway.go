@@ -52,6 +52,7 @@ type Gate struct {
 	RelationTTL     time.Duration // of manifests and what they list, from last use
 	RetryAfter      time.Duration // before a pull that failed for no reason in the image is tried again
 	UpstreamTimeout time.Duration // for a tag and its manifest together
+	SendPatience    time.Duration // for a client to take a piece of a body; 0 for ever
 	Pulls           int           // images fetched and scanned at once
 	Queue           int           // images that may wait for that
 	Layers          int           // layers of an image fetched at once
@@ -71,6 +72,7 @@ func DefaultGate() Gate {
 		RelationTTL:     30 * 24 * time.Hour,
 		RetryAfter:      10 * time.Second,
 		UpstreamTimeout: 18 * time.Second, // with the manifest wait, headers come within 20 s
+		SendPatience:    2 * time.Minute,  // who takes nothing pins blobs in the spool, which others need
 		Pulls:           4,
 		Queue:           1000,
 		Layers:          4,
@@ -99,6 +101,7 @@ type Gateway struct {
 	heads   chan struct{} // one place for each HEAD that may ask upstream for a tag at once
 	mute    recent        // upstreams that did not answer in time
 	sized   recent        // blobs of which upstream said how long they are, and it is what a manifest says
+	lists   chan struct{} // one place for each list that is read from upstream at once
 	buffers buffers
 	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
 	claimed cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
@@ -121,6 +124,7 @@ func (g *Gateway) Start() error {
 	g.queue = queue{Running: g.Gate.Pulls, Waiting: g.Gate.Queue}
 	g.pulls = map[pullKey]*pull{}
 	g.heads = make(chan struct{}, maxHeads)
+	g.lists = make(chan struct{}, maxLists)
 	g.Metrics.watch(g)
 	return nil
 }
@@ -157,7 +161,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 
 // ServeHTTP answers /v2/….
 func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := &meter{ResponseWriter: rw, resource: rOther}
+	w := &meter{ResponseWriter: rw, resource: rOther, patience: g.Gate.SendPatience}
 	defer w.record(g.Metrics)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	err := g.serve(w, r)
@@ -207,12 +211,8 @@ func (g *Gateway) serve(w *meter, r *http.Request) error {
 		return g.serveManifest(w, r, caller, rt)
 	case rBlob:
 		return g.serveBlob(w, r, caller, rt)
-	case rTags:
-		return g.serveTags(w, r, rt)
-	case rReferrers:
-		return g.serveReferrers(w, r, rt)
-	case rHistory:
-		return g.serveTagHistory(w, r, rt)
+	case rTags, rReferrers, rHistory:
+		return g.serveList(w, r, rt)
 	}
 	return writeJSON(w, "application/json", struct{}{})
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -16,6 +17,32 @@ import (
 )
 
 const maxPage = 10000 // tags in one page, whatever the client asks for and upstream sends
+
+// maxLists bounds the lists that are read from upstream at once: each may take tens of
+// MiB of memory while it is checked.
+const maxLists = 16
+
+// serveList answers what is read from upstream each time: tags, a tag's history,
+// referrers.
+func (g *Gateway) serveList(w http.ResponseWriter, r *http.Request, rt route) error {
+	ctx, cancel := context.WithTimeout(r.Context(), g.Gate.UpstreamTimeout)
+	defer cancel()
+	select {
+	case g.lists <- struct{}{}:
+		defer func() { <-g.lists }()
+	case <-ctx.Done():
+		return &Error{Status: http.StatusServiceUnavailable, Code: codeUnavailable, RetryAfter: 5 * time.Second,
+			Message: "this gateway reads too many lists of tags and referrers at once; try again", cause: ctx.Err()}
+	}
+	r = r.WithContext(ctx)
+	switch rt.resource {
+	case rTags:
+		return g.serveTags(w, r, rt)
+	case rReferrers:
+		return g.serveReferrers(w, r, rt)
+	}
+	return g.serveTagHistory(w, r, rt)
+}
 
 // serveTags answers a page of a repository's tags, as upstream has them now. Name and
 // Link are of the path that the client asked, not of upstream's.
@@ -29,14 +56,12 @@ func (g *Gateway) serveTags(w http.ResponseWriter, r *http.Request, rt route) er
 	if q.Get("n") != "" {
 		ask = max(n, 1) // also for 0, since only upstream knows whether there is such a repository
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), g.Gate.UpstreamTimeout)
-	defer cancel()
-	page, err := g.upstream(rt.repo.Upstream).Registry.Tags(ctx, rt.repo.Name, ask, q.Get("last"))
+	page, err := g.upstream(rt.repo.Upstream).Registry.Tags(r.Context(), rt.repo.Name, ask, q.Get("last"))
 	if e := (*upstream.Error)(nil); errors.As(err, &e) && e.Status == http.StatusBadRequest && ask > 0 {
 		return badQuery("the upstream registry refuses this page of tags (" + upstreamReason(err) + "); ask for a smaller n")
 	}
 	if err != nil {
-		return fromUpstream(err, "the tags of "+rt.repo.String(), codeNameUnknown)
+		return fromUpstream(err, "the tag list of "+rt.repo.String(), codeNameUnknown)
 	}
 	tags, last := cutPage(page, q.Get("last"), n)
 	name := pathName(r, "/tags/list")
@@ -89,12 +114,10 @@ func cutPage(page upstream.Tags, last string, n int) (tags []string, next string
 // artifacts and holds none of their content. A filter that upstream doesn't apply is
 // applied here, so that clients get one behaviour from every upstream.
 func (g *Gateway) serveReferrers(w http.ResponseWriter, r *http.Request, rt route) error {
-	ctx, cancel := context.WithTimeout(r.Context(), g.Gate.UpstreamTimeout)
-	defer cancel()
 	artifactType := r.URL.Query().Get("artifactType")
-	refs, err := g.upstream(rt.repo.Upstream).Registry.Referrers(ctx, rt.repo.Name, rt.digest, artifactType)
+	refs, err := g.upstream(rt.repo.Upstream).Registry.Referrers(r.Context(), rt.repo.Name, rt.digest, artifactType)
 	if err != nil {
-		return fromUpstream(err, "the referrers of "+rt.repo.String()+"@"+rt.digest.String(), codeManifestUnknown)
+		return fromUpstream(err, "the list of referrers of "+rt.repo.String()+"@"+rt.digest.String(), codeManifestUnknown)
 	}
 	if err := bringsNothing(refs.Index); err != nil {
 		return err

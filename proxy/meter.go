@@ -2,9 +2,15 @@ package proxy
 
 import (
 	"io"
+	"math"
 	"net/http"
 	"strconv"
+	"time"
 )
+
+// sendPiece is how many bytes a client must take within Gate.SendPatience: 8 KiB/s at its
+// default, less than any line brings that images are pulled over.
+const sendPiece = 1 << 20
 
 // A meter counts what one response sends.
 type meter struct {
@@ -12,6 +18,7 @@ type meter struct {
 	resource resource
 	status   int // 0 while nothing was sent
 	bytes    int64
+	patience time.Duration // 0: for ever
 }
 
 func (m *meter) WriteHeader(status int) {
@@ -25,19 +32,47 @@ func (m *meter) Write(b []byte) (int, error) {
 	if m.status == 0 {
 		m.status = http.StatusOK
 	}
+	m.hurry()
 	n, err := m.ResponseWriter.Write(b)
 	m.bytes += int64(n)
 	return n, err
 }
 
-// ReadFrom lets the server send files without copying them through this process.
+// hurry has the client take the next piece in time. Where the connection can't do
+// that, there is no client to wait for.
+func (m *meter) hurry() {
+	if m.patience > 0 {
+		http.NewResponseController(m.ResponseWriter).SetWriteDeadline(time.Now().Add(m.patience))
+	}
+}
+
+// ReadFrom lets the server send files without copying them through this process, a piece
+// at a time.
 func (m *meter) ReadFrom(r io.Reader) (int64, error) {
 	if m.status == 0 {
 		m.status = http.StatusOK
 	}
-	n, err := io.Copy(m.ResponseWriter, r)
-	m.bytes += n
-	return n, err
+	left := int64(math.MaxInt64)
+	limited, _ := r.(*io.LimitedReader)
+	if limited != nil { // the server sends a file only from under a single limit
+		r, left = limited.R, limited.N
+	}
+	var total int64
+	var err error
+	for err == nil && left > 0 {
+		var n int64
+		m.hurry()
+		n, err = io.CopyN(m.ResponseWriter, r, min(sendPiece, left))
+		total, left = total+n, left-n
+	}
+	if limited != nil {
+		limited.N = left
+	}
+	m.bytes += total
+	if err == io.EOF {
+		err = nil
+	}
+	return total, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.

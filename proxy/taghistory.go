@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -35,9 +34,7 @@ func (g *Gateway) serveTagHistory(w http.ResponseWriter, r *http.Request, rt rou
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), g.Gate.UpstreamTimeout)
-	defer cancel()
-	body, err := g.upstream(rt.repo.Upstream).Registry.TagHistory(ctx, rt.repo.Name, rt.reference, query)
+	body, err := g.upstream(rt.repo.Upstream).Registry.TagHistory(r.Context(), rt.repo.Name, rt.reference, query)
 	if err != nil {
 		return fromUpstream(err, "the history of "+rt.repo.String()+":"+rt.reference, codeManifestUnknown)
 	}

@@ -144,9 +144,10 @@ func (b *blob) end() error {
 	}
 	if b.body != nil && !b.exact {
 		var one [1]byte
-		t := time.AfterFunc(blobEndWait, func() { b.body.Close() })
+		body := b.body // the timer may fire when b has let go of it
+		t := time.AfterFunc(blobEndWait, func() { body.Close() })
 		defer t.Stop()
-		if n, _ := b.body.Read(one[:]); n > 0 {
+		if n, _ := body.Read(one[:]); n > 0 {
 			return b.error(contentError("longer than its %d bytes", b.desc.Size))
 		}
 	}

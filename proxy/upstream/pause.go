@@ -48,6 +48,7 @@ func (p *pauses) check(c call) error {
 		return nil
 	}
 	e := k.answer
+	e.URL, e.Message = "", "" // of another's request, for another repository perhaps
 	e.RetryAfter = max(left, e.RetryAfter-mostPause)
 	return &e
 }
