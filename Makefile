@@ -7,7 +7,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test lint e2e image conformance parity bench fuzz clean
+.PHONY: help build demo run test lint e2e e2e-slow image conformance parity bench fuzz clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,16 +36,22 @@ lint: ## gofmt, go vet, staticcheck; govulncheck where its database can be reach
 	then echo "govulncheck: its database can't be reached from here"; \
 	else cat $(BIN)/govulncheck.txt; exit $$s; fi
 
-e2e: build ## install and drive the real clients and servers (Debian, root)
+e2e: build ## install and drive the real clients and servers, and the conformance suite (Debian, root)
 	deploy/e2e/install.sh
-	SLUICE_BIN=$(CURDIR)/$(BIN)/sluice $(GO) test -tags e2e -count=1 -timeout 40m -v ./deploy/e2e
+	SLUICE_BIN=$(CURDIR)/$(BIN)/sluice PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 \
+	$(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 -v ./deploy/e2e
+	$(MAKE) conformance
+
+e2e-slow: ## the same, with what takes twenty minutes to build: containerd 2.4, cosign
+	deploy/e2e/install.sh slow
+	$(MAKE) e2e
 
 image: build ## build the container image sluice:dev with docker
 	deploy/image.sh
 
 conformance: ## the distribution specification's own suite, on the test registry and through the gateway
-	@command -v conformance >/dev/null || GOBIN=$(TOOLS) $(GO) install github.com/opencontainers/distribution-spec/conformance@latest
-	PATH="$(TOOLS):$$PATH" $(GO) test -count=1 -run Conformance -v ./proxy/proxytest ./proxy
+	deploy/e2e/install.sh conformance
+	PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 $(GO) test -count=1 -run Conformance -v ./proxy/proxytest ./proxy
 
 parity: ## our findings against the golden lists and the grype library's own path
 	$(GO) test -count=1 -run 'Golden|Parity|Recall' -v ./scan/sbom ./scan/vuln

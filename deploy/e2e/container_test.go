@@ -62,8 +62,8 @@ func (s *scene) container(t *testing.T) {
 	}
 	docker(t, "", "exec", "gate", "/usr/bin/sluice", "healthcheck", "--ready")
 	c := s.craneClient(t, g)
-	s.denied(t, c, s.bad, "from the container", true)
-	s.denied(t, c, s.badBig, "from the container, big", false) // midway
+	s.denied(t, c, s.bad, "from the container", known)
+	s.denied(t, c, s.badBig, "from the container, big", sometime)
 	s.allowed(t, c, s.big)
 	docker(t, "", "stop", "--time", "30", "gate")
 	if status := strings.TrimSpace(docker(t, "", "inspect", "--format", "{{.State.ExitCode}}", "gate")); status != "0" {

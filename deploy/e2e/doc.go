@@ -3,17 +3,23 @@
 //
 //	┌─ namespaces of the tests' own: network, processes, mounts ───────────────────┐
 //	│                                                                              │
-//	│  docker ──▶ cgr.dev:443 ─┐                                                   │
-//	│  ctr, podman, skopeo ────┼─▶ sluice ──▶ token front ──▶ docker-registry      │
-//	│  crane, sluice verdict ──┘      │       Bearer, counts     Debian's own       │
-//	│                                 └──▶ redis-server                            │
+//	│  docker ──▶ cgr.dev:443 ──────┐                                              │
+//	│  ctr, CRI, podman, buildah ───┼─▶ sluice ──▶ token front ──▶ docker-registry │
+//	│  skopeo, crane, oras, regctl ─┘      │     Bearer, counts     Debian's own    │
+//	│  sluice verdict, cosign              └──▶ redis-server                       │
 //	│  a name that leads past the gateway ──▶ trap: nobody may ever knock          │
 //	└──────────────────────────────────────────────────────────────────────────────┘
 //
 // The tests need Debian 12, root, and what install.sh installs. `make e2e` does both.
 // A client that is missing fails its test with what to do, unless SLUICE_E2E_SKIP names
-// it: SLUICE_E2E_SKIP=docker,podman. SLUICE_BIN is the binary, bin/sluice of the tree
-// unless said otherwise.
+// it: SLUICE_E2E_SKIP=docker,podman. containerd 2.4 and cosign, which take long to build,
+// are skipped where they are missing; `make e2e-slow` installs them first. SLUICE_BIN is
+// the binary, bin/sluice of the tree unless said otherwise.
+//
+// Each client pulls images that policy allows and images that it denies, unknown to the
+// gateway and known to it, small and of ten layers. What arrives is hashed in the client's
+// own store. What its user sees of a denial is held to the table in the README, which
+// -update writes.
 //
 // # Why
 //

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 )
 
@@ -16,6 +17,7 @@ func TestEndToEnd(t *testing.T) {
 	}{
 		{"scan", s.scan},
 		{"clients", s.clients},
+		{"signatures", s.signatures},
 		{"callers", s.callers},
 		{"redis", s.redis},
 		{"drain", s.drain},
@@ -27,7 +29,7 @@ func TestEndToEnd(t *testing.T) {
 	} {
 		t.Run(story.name, story.tell)
 	}
-	s.table(t)
+	s.screens.show(t)
 }
 
 // scan has the command line say what policy makes of each image: what pulls have to
@@ -49,9 +51,13 @@ func (s *scene) scan(t *testing.T) {
 			t.Fatalf("sluice scan %s: %v\n%s", i.ref, err, r.out)
 		}
 		i.allowed, i.state = a.Decision.Allow, a.Scan.State
+		if big := slices.Contains([]*image{s.big, s.badBig, s.badLate}, i); big && len(i.layers) < 10 {
+			t.Errorf("%s has only %d layers", i.ref, len(i.layers))
+		}
 		if want := map[bool]int{true: 0, false: 1}[i.allowed]; r.status != want {
 			t.Errorf("sluice scan %s: exit status %d, want %d", i.ref, r.status, want)
 		}
 		t.Logf("%-20s %-10s allow=%-5t %4d packages %4d findings, %d layers", i.ref, i.state, i.allowed, a.Scan.Packages, len(a.Findings), len(i.layers))
 	}
+	s.multi.allowed, s.badMulti.allowed = s.small.allowed, s.bad.allowed
 }

@@ -28,7 +28,9 @@ import (
 // token for each repository, gives one to whoever knows the pull token, and sends who
 // asks for a blob to another host. It counts what it is asked.
 type front struct {
-	back *url.URL
+	back  *url.URL
+	host  string // of the registry
+	blobs string // host of its blobs
 
 	mu       sync.Mutex          // guards everything below
 	accounts map[string]string   // user name → password
@@ -46,11 +48,12 @@ type call struct {
 	path string
 }
 
-// newFront starts the front on registry.test and blobs.test, with a certificate from
-// the tests' authority.
-func newFront(t *testing.T, ca *authority, back string) *front {
+// newFront starts the front of a number, with a certificate from the tests' authority.
+func newFront(t *testing.T, ca *authority, back string, n int) *front {
 	t.Helper()
 	f := &front{tokens: map[string]string{}, tickets: map[string]struct{}{}, limit: rate.NewLimiter(rate.Inf, 1<<20)}
+	f.host, f.blobs = frontHosts(n)
+	hostIP, blobsIP := frontAddrs(n)
 	var err error
 	if f.back, err = url.Parse(back); err != nil {
 		t.Fatal(err)
@@ -64,13 +67,13 @@ func newFront(t *testing.T, ca *authority, back string) *front {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv := &http.Server{Handler: h, TLSConfig: ca.config(t, "registry.test", "blobs.test"), ErrorLog: log.New(io.Discard, "", 0)}
+		srv := &http.Server{Handler: h, TLSConfig: ca.config(t, f.host, f.blobs), ErrorLog: log.New(io.Discard, "", 0)}
 		done := make(chan struct{})
 		go func() { defer close(done); _ = srv.ServeTLS(l, "", "") }()
 		t.Cleanup(func() { srv.Close(); <-done })
 	}
-	serve(frontIP+":443", func(w http.ResponseWriter, r *http.Request) { f.registry(w, r, proxy) })
-	serve(blobIP+":443", func(w http.ResponseWriter, r *http.Request) { f.blob(w, r, proxy) })
+	serve(hostIP+":443", func(w http.ResponseWriter, r *http.Request) { f.registry(w, r, proxy) })
+	serve(blobsIP+":443", func(w http.ResponseWriter, r *http.Request) { f.blob(w, r, proxy) })
 	return f
 }
 
@@ -102,7 +105,7 @@ func (f *front) registry(w http.ResponseWriter, r *http.Request, proxy http.Hand
 	f.mu.Unlock()
 	switch {
 	case !known:
-		challenge := `Bearer realm="https://registry.test/token",service="registry.test"`
+		challenge := `Bearer realm="https://` + f.host + `/token",service="` + f.host + `"`
 		if repo != "" {
 			challenge += `,scope="repository:` + repo + `:pull"`
 		}
@@ -116,7 +119,7 @@ func (f *front) registry(w http.ResponseWriter, r *http.Request, proxy http.Hand
 		f.mu.Lock()
 		f.tickets[ticket] = struct{}{}
 		f.mu.Unlock()
-		http.Redirect(w, r, "https://blobs.test"+r.URL.Path+"?ticket="+ticket, http.StatusTemporaryRedirect)
+		http.Redirect(w, r, "https://"+f.blobs+r.URL.Path+"?ticket="+ticket, http.StatusTemporaryRedirect)
 	default:
 		f.note(call{kind, r.URL.Path})
 		proxy.ServeHTTP(w, r)
@@ -137,6 +140,18 @@ func (f *front) blob(w http.ResponseWriter, r *http.Request, proxy http.Handler)
 		return
 	}
 	proxy.ServeHTTP(&slowWriter{w, r.Context(), limit}, r)
+}
+
+// slowly lets an image's blobs together take five seconds, so that its manifest is
+// answered before the scan has ended, or ten, so that a config's headers are too, until
+// the function that it returns is called.
+func (f *front) slowly(i *image, m moment) (end func()) {
+	seconds := int64(5)
+	if m == late {
+		seconds = 10
+	}
+	f.slow(int(i.size / seconds))
+	return func() { f.slow(0) }
 }
 
 // slow limits what all blobs together get, in bytes a second; 0 is no limit.

@@ -50,8 +50,7 @@ func (s *scene) newGateway(t *testing.T, more ...string) *gateway {
 // bareGateway makes a gateway without database and pull token.
 func (s *scene) bareGateway(t *testing.T, more ...string) *gateway {
 	t.Helper()
-	s.gateways++
-	port := 8000 + 2*s.gateways
+	port := 8000 + 2*int(s.gateways.Add(1))
 	g := &gateway{s: s, t: t, dir: tempDir(t), more: more, host: fmt.Sprintf("127.0.0.1:%d", port), admin: fmt.Sprintf("127.0.0.1:%d", port+1)}
 	g.url = "http://" + g.host
 	g.configure(t, "listen: "+g.host)
@@ -62,6 +61,14 @@ func (s *scene) bareGateway(t *testing.T, more ...string) *gateway {
 func (s *scene) tlsGateway(t *testing.T) *gateway {
 	t.Helper()
 	g := s.newGateway(t)
+	g.overTLS(t)
+	return g
+}
+
+// overTLS makes a gateway that does not run yet that one.
+func (g *gateway) overTLS(t *testing.T) {
+	t.Helper()
+	s := g.s
 	cert, key := s.ca.issue(t, "cgr.dev", "gate.test")
 	hash, err := bcrypt.GenerateFromPassword([]byte(callerPassword), 5)
 	if err != nil {
@@ -71,7 +78,16 @@ func (s *scene) tlsGateway(t *testing.T) *gateway {
 	g.configure(t, "listen: "+gatewayIP+":443",
 		"tls: {cert_file: "+write(t, filepath.Join(g.dir, "tls.crt"), string(cert))+", key_file: "+write(t, filepath.Join(g.dir, "tls.key"), string(key))+"}",
 		"auth: {htpasswd_file: "+write(t, filepath.Join(g.dir, "htpasswd"), callerName+":"+string(hash)+"\n")+"}")
-	return g
+}
+
+// edit changes a line of the configuration.
+func (g *gateway) edit(t *testing.T, from, to string) {
+	t.Helper()
+	text := read(t, g.config)
+	if !strings.Contains(text, from) {
+		t.Fatalf("%s is not in %s", from, g.config)
+	}
+	write(t, g.config, strings.Replace(text, from, to, 1))
 }
 
 // configure writes the configuration: what all gateways share, and some lines.
@@ -80,7 +96,7 @@ func (g *gateway) configure(t *testing.T, lines ...string) {
 	g.config = write(t, filepath.Join(g.dir, "sluice.yaml"), strings.Join(append(append(lines, g.more...),
 		"admin_listen: "+g.admin,
 		"state_dir: "+filepath.Join(g.dir, "state"),
-		"upstreams: [{name: cgr.dev, url: \"https://registry.test\", ca_file: "+g.s.ca.file+", realm_hosts: []}]",
+		"upstreams: [{name: cgr.dev, url: \"https://"+g.s.front.host+"\", ca_file: "+g.s.ca.file+", realm_hosts: []}]",
 		"database: {update_every: 0s, max_age: 0s}", // a build of any age is good enough here
 	), "\n")+"\n")
 }
@@ -167,6 +183,12 @@ func (g *gateway) scans() int { return int(g.metric("sluice_scans_total")) }
 // guide writes what `sluice client-config` prints for a client to where it says.
 func (g *gateway) guide(t *testing.T, client string, args ...string) {
 	t.Helper()
+	g.guideIn(t, strings.NewReplacer(), client, args...)
+}
+
+// guideIn is guide with the files in other places.
+func (g *gateway) guideIn(t *testing.T, places *strings.Replacer, client string, args ...string) {
+	t.Helper()
 	r := g.sluice(t, "", append([]string{"client-config", client, "--gateway", g.url, "-o", "json"}, args...)...)
 	var guide struct {
 		Files []struct{ Path, Text string }
@@ -175,7 +197,7 @@ func (g *gateway) guide(t *testing.T, client string, args ...string) {
 		t.Fatalf("sluice client-config %s: exit status %d, %v\n%s", client, r.status, err, r.out)
 	}
 	for _, f := range guide.Files {
-		write(t, f.Path, f.Text)
+		write(t, places.Replace(f.Path), f.Text)
 	}
 }
 

@@ -18,10 +18,20 @@ import (
 // Addresses in the tests' own network.
 const (
 	gatewayIP = "10.231.0.1" // cgr.dev, for the docker engine alone
-	frontIP   = "10.231.0.2" // the upstream registry
-	blobIP    = "10.231.0.3" // its blob host
 	trapIP    = "10.231.0.9" // cgr.dev, for everyone else
 )
+
+// Each front has addresses of its own, so that stories can be told at the same time:
+// upstream and its blob host are registry0.test and blobs0.test, and so on.
+const fronts = 8
+
+func frontHosts(n int) (registry, blobs string) {
+	return fmt.Sprintf("registry%d.test", n), fmt.Sprintf("blobs%d.test", n)
+}
+
+func frontAddrs(n int) (registry, blobs string) {
+	return fmt.Sprintf("10.231.1.%d", n), fmt.Sprintf("10.231.2.%d", n)
+}
 
 const envInside = "SLUICE_E2E_INSIDE"
 
@@ -127,8 +137,7 @@ func furnish() error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"link", "set", "lo", "up"}, {"addr", "add", gatewayIP + "/32", "dev", "lo"}, {"addr", "add", frontIP + "/32", "dev", "lo"},
-		{"addr", "add", blobIP + "/32", "dev", "lo"}, {"addr", "add", trapIP + "/32", "dev", "lo"},
+		{"link", "set", "lo", "up"}, {"addr", "add", gatewayIP + "/16", "dev", "lo"}, // all of them
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %s: %w: %s; is iproute2 installed?", strings.Join(args, " "), err, out)
@@ -172,7 +181,14 @@ func ownEtc() error {
 
 // hosts is an /etc/hosts by which cgr.dev leads to an address.
 func hosts(cgrDev string) string {
-	return fmt.Sprintf("127.0.0.1 localhost\n%s gate.test\n%s registry.test\n%s blobs.test\n%s cgr.dev\n", gatewayIP, frontIP, blobIP, cgrDev)
+	var b strings.Builder
+	fmt.Fprintf(&b, "127.0.0.1 localhost\n%s gate.test\n%s cgr.dev\n", gatewayIP, cgrDev)
+	for n := range fronts {
+		registry, blobs := frontHosts(n)
+		registryIP, blobsIP := frontAddrs(n)
+		fmt.Fprintf(&b, "%s %s\n%s %s\n", registryIP, registry, blobsIP, blobs)
+	}
+	return b.String()
 }
 
 // moduleRoot returns the folder with go.mod.
@@ -186,12 +202,34 @@ func moduleRoot() (string, error) {
 	return "", errors.Join(errors.New("no go.mod above the working folder"), err)
 }
 
-// need fails the test where a program is missing, unless it was excused by name.
-func need(t *testing.T, client string, programs ...string) {
+// slowToBuild returns a program that only `make e2e-slow` installs, and skips the test
+// where it is not there.
+func slowToBuild(t *testing.T, client, program string) (path string) {
+	t.Helper()
+	excused(t, client)
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(root, "bin", "tools", program)
+	if !exists(path) {
+		t.Skipf("%s is not installed: make e2e-slow builds it, in some twenty minutes", path)
+	}
+	return path
+}
+
+// excused skips the test of a client that SLUICE_E2E_SKIP names.
+func excused(t *testing.T, client string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("SLUICE_E2E_SKIP"), ","), client) {
 		t.Skipf("SLUICE_E2E_SKIP names %s", client)
 	}
+}
+
+// need fails the test where a program is missing, unless it was excused by name.
+func need(t *testing.T, client string, programs ...string) {
+	t.Helper()
+	excused(t, client)
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
 			t.Fatalf("%s is not installed: run deploy/e2e/install.sh, or excuse it with SLUICE_E2E_SKIP=%s", p, client)

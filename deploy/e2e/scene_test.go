@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,24 +35,27 @@ type scene struct {
 	database string // what sluice db import takes
 	username string // of the pull token
 	password string
-	gateways int
+	gateways *atomic.Int32 // how many there have been, of all scenes
+	screens  *screens      // what users saw
 
 	images []*image
-	// By what policy says of them, and how big they are.
-	small, big, bad, badBig *image
+	// By what policy says of them. The big ones have at least ten layers, each of their
+	// own, so that a client that asks for three at a time has to come back.
+	small, big, bad, badBig, badLate *image
 	// Indexes of two platforms, one with small for this machine's, one with bad.
 	multi, badMulti *image
-	// What users saw on their screens.
-	screens []screen
 }
 
 // An image is one that the registry holds.
 type image struct {
 	ref      string // lab/debian:12
 	manifest digest.Digest
+	named    digest.Digest // what ref resolves to: the manifest, or an index
 	config   digest.Digest
 	layers   []digest.Digest
 	diffIDs  []digest.Digest
+	size     int64  // of all layers
+	index    bool   // ref names an index
 	kev      string // the known exploited vulnerability in it
 	layout   string // where it lies as an OCI layout
 
@@ -60,16 +64,18 @@ type image struct {
 	state   string
 }
 
+// apart returns the same scene with a front of its own, which knows a pull token of its
+// own, so that what one story asks of upstream is not counted by another.
+func (s *scene) apart(t *testing.T, n int) *scene {
+	own := *s
+	own.front = newFront(t, s.ca, "http://"+s.back, n)
+	own.username, own.password = own.front.newToken()
+	return &own
+}
+
 func (i *image) repo() string { repo, _, _ := strings.Cut(i.ref, ":"); return repo }
 
 func (i *image) blobs() []digest.Digest { return append([]digest.Digest{i.config}, i.layers...) }
-
-// A screen is what a user saw of a denial.
-type screen struct {
-	client, when string
-	reason       bool // that policy blocks it, and for what
-	text         string
-}
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
@@ -78,7 +84,8 @@ func newScene(t *testing.T) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scene{dir: tempDir(t), back: "127.0.0.1:5000", sluice: cmp.Or(os.Getenv("SLUICE_BIN"), filepath.Join(root, "bin", "sluice"))}
+	s := &scene{dir: tempDir(t), back: "127.0.0.1:5000", gateways: new(atomic.Int32), screens: &screens{},
+		sluice: cmp.Or(os.Getenv("SLUICE_BIN"), filepath.Join(root, "bin", "sluice"))}
 	if _, err := os.Stat(s.sluice); err != nil {
 		t.Fatalf("%v: make build makes it", err)
 	}
@@ -91,7 +98,7 @@ func newScene(t *testing.T) *scene {
 	registry := start(t, []string{"OTEL_TRACES_EXPORTER=none"}, "docker-registry", "serve", config)
 	registry.await(t, "up", 20*time.Second, func() bool { return answers("tcp", s.back) })
 	s.ca = newAuthority(t, s.dir)
-	s.front = newFront(t, s.ca, "http://"+s.back)
+	s.front = newFront(t, s.ca, "http://"+s.back, 0)
 	s.username, s.password = s.front.newToken()
 	s.trap = newTrap(t)
 	if r := run(t, nil, "", "crane", "digest", "cgr.dev/lab/any:1"); r.ok() || s.trap.knocked() == 0 {
@@ -104,6 +111,7 @@ func newScene(t *testing.T) *scene {
 		s.database = sampleDatabase(t, filepath.Join(s.dir, "db"))
 		s.sampleImages(t)
 	}
+	s.bigImages(t)
 	for _, i := range s.images {
 		s.describe(t, i)
 	}
@@ -140,25 +148,26 @@ func (s *scene) realImages(t *testing.T) {
 	if !exists(debian) {
 		t.Fatalf("%s is not there: run deploy/e2e/install.sh", debian)
 	}
-	s.append(t, "lab/debian:12", "", splitTar(t, debian, filepath.Join(s.dir, "debian"), 8)...)
+	s.append(t, "lab/debian:12", "", splitTar(t, debian, filepath.Join(s.dir, "debian"), 10)...)
 	s.big = s.add("lab/debian:12", "")
 	// The same with an application in its folder, and without that one's os-release.
 	app := filepath.Join(s.dir, "app.tar")
 	must(t, "sh", "-c", "cd "+tempDir(t)+" && tar xf "+archive("java-app.tar")+" && tar cf "+app+" app")
 	s.append(t, "lab/debian-java:1", "lab/debian:12", app)
-	s.badBig = s.add("lab/debian-java:1", "CVE-2021-44228")
+	s.add("lab/debian-java:1", "CVE-2021-44228")
 }
 
 // indexes pushes indexes of two platforms.
 func (s *scene) indexes(t *testing.T) {
 	other := s.back + "/lab/other:1"
 	must(t, "crane", "mutate", "--insecure", "--set-platform", "linux/s390x", "-t", other, s.back+"/"+s.small.ref)
-	for ref, i := range map[string]*image{"lab/multi:1": s.small, "lab/multi-bad:1": s.bad} {
+	index := func(ref string, i image) *image {
 		must(t, "crane", "index", "append", "--insecure", "-m", s.back+"/"+i.ref, "-m", other, "-t", s.back+"/"+ref)
+		i.ref, i.index = ref, true
+		i.named = digest.Digest(strings.TrimSpace(must(t, "crane", "digest", "--insecure", s.back+"/"+ref)))
+		return &i
 	}
-	multi, bad := *s.small, *s.bad
-	multi.ref, bad.ref = "lab/multi:1", "lab/multi-bad:1"
-	s.multi, s.badMulti = &multi, &bad
+	s.multi, s.badMulti = index("lab/multi:1", *s.small), index("lab/multi-bad:1", *s.bad)
 }
 
 // append pushes an image made of archives on a base.
@@ -189,15 +198,20 @@ func (s *scene) describe(t *testing.T, i *image) {
 	t.Helper()
 	var m struct {
 		Config struct{ Digest digest.Digest }
-		Layers []struct{ Digest digest.Digest }
+		Layers []struct {
+			Digest digest.Digest
+			Size   int64
+		}
 	}
 	raw := must(t, "crane", "manifest", "--insecure", s.back+"/"+i.ref)
 	if err := json.Unmarshal([]byte(raw), &m); err != nil {
 		t.Fatal(err)
 	}
-	i.manifest, i.config = digest.Digest(strings.TrimSpace(must(t, "crane", "digest", "--insecure", s.back+"/"+i.ref))), m.Config.Digest
+	i.config = m.Config.Digest
+	i.manifest = digest.Digest(strings.TrimSpace(must(t, "crane", "digest", "--insecure", s.back+"/"+i.ref)))
+	i.named = i.manifest
 	for _, l := range m.Layers {
-		i.layers = append(i.layers, l.Digest)
+		i.layers, i.size = append(i.layers, l.Digest), i.size+l.Size
 	}
 	var c struct {
 		RootFS struct {

@@ -27,7 +27,7 @@ func (s *scene) redis(t *testing.T) {
 	first := s.newGateway(t, shared...)
 	first.start(t)
 	c := s.craneClient(t, first)
-	s.denied(t, c, s.bad, "first pull, Redis", true)
+	s.denied(t, c, s.bad, "first pull, Redis", known)
 	s.allowed(t, c, s.big)
 
 	second := s.bareGateway(t, shared...)
@@ -84,7 +84,7 @@ func (s *scene) elsewhere(t *testing.T, g *gateway) {
 	})
 	t.Run("pull elsewhere", func(t *testing.T) {
 		c := s.craneClient(t, g)
-		s.denied(t, c, s.bad, "known to another gateway", true)
+		s.denied(t, c, s.bad, "known to another gateway", known)
 		if calls := s.front.since(mark, "blobs"); len(calls) > 0 {
 			t.Errorf("an image that is known to be denied was fetched: %v", calls)
 		}
@@ -102,7 +102,7 @@ func (s *scene) elsewhere(t *testing.T, g *gateway) {
 func (s *scene) knownToCrane(t *testing.T, g *gateway, c *client) {
 	t.Helper()
 	mark := s.front.mark()
-	s.denied(t, c, s.bad, "known", true)
+	s.denied(t, c, s.bad, "known", known)
 	s.allowed(t, c, s.big)
 	if calls := s.front.since(mark, "blobs"); len(calls) > 0 {
 		t.Errorf("upstream was asked again: %v", calls)
@@ -115,7 +115,7 @@ func (s *scene) knownToCrane(t *testing.T, g *gateway, c *client) {
 // drain ends a gateway while a client pulls. The pull is to be finished first.
 func (s *scene) drain(t *testing.T) {
 	for _, open := range []func(*testing.T, *gateway) *client{
-		s.craneClient, func(t *testing.T, g *gateway) *client { return s.skopeoClient(t, g) },
+		s.craneClient, s.skopeoClient,
 	} {
 		g := s.newGateway(t)
 		g.start(t)
@@ -156,7 +156,7 @@ func (s *scene) killed(t *testing.T) {
 	}
 	s.front.slow(0)
 	g.start(t)
-	s.denied(t, c, s.badBig, "after a crash", false) // midway again
+	s.denied(t, c, s.badBig, "after a crash", sometime)
 	s.allowed(t, c, s.big)
 	s.allowed(t, c, s.small)
 }
@@ -173,12 +173,12 @@ func (s *scene) callers(t *testing.T) {
 		login []string
 		named func(*testing.T, *gateway) *client // where the name is given at each pull
 	}{
-		{open: func(t *testing.T, g *gateway) *client { return s.containerdClient(t, g) },
+		{open: s.containerdClient,
 			named: func(t *testing.T, g *gateway) *client {
-				return s.containerdClient(t, g, "--user", callerName+":"+callerPassword)
+				return s.containerd16(t, g, "--user", callerName+":"+callerPassword)
 			}},
 		{open: s.podmanClient, login: podman},
-		{open: func(t *testing.T, g *gateway) *client { return s.skopeoClient(t, g) }, login: append([]string{"skopeo"}, podman[1:]...)},
+		{open: s.skopeoClient, login: append([]string{"skopeo"}, podman[1:]...)},
 		{open: s.craneClient, login: crane},
 	} {
 		client := c.open(t, g)
@@ -208,7 +208,7 @@ func (s *scene) callers(t *testing.T) {
 				client = c.named(t, g)
 			}
 			s.allowed(t, client, s.small)
-			s.denied(t, client, s.bad, "over TLS", client.name != "containerd")
+			s.denied(t, client, s.bad, "over TLS", known)
 		})
 	}
 	t.Run("verdict", func(t *testing.T) {
