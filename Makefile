@@ -62,7 +62,7 @@ bench: build ## measure, and write the table into README.md
 fuzz: ## a minute for each parser of strangers' bytes
 	@for p in $$(grep -rl '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
 	for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
-	$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),60s) $$p || exit 1; done; done
+	$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzzminimizetime 1x -fuzztime $(or $(FUZZTIME),60s) $$p || exit 1; done; done
 
 clean: ## remove what make wrote
 	rm -rf $(BIN)
