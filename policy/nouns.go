@@ -51,7 +51,7 @@ type Image struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Base        *Base             `json:"base,omitempty"`
 	Indexes     []string          `json:"indexes,omitempty"` // digests of indexes that list the image
-	Aliases     []string          `json:"-"`                 // the manifest's digests by every algorithm, for the kill list alone
+	Aliases     []string          `json:"-"`                 // the manifest's digests by every algorithm and those of its blobs, for the kill list alone
 }
 
 // A Base is the image that another one says it was built from.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 )
 
 // Finish returns the verdict, after all Layer calls have returned. It returns an error
@@ -28,14 +29,22 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 	if sc.sbom == nil { // the same layers may be known in another compression
 		sc.lookUpSBOM(ctx)
 	}
-	if sc.sbom == nil {
+	stored := sc.sbom != nil
+	if !stored {
 		v, err := sc.catalogue(ctx)
 		if v != nil || err != nil {
 			return v, err
 		}
 	}
 	rec := &imageRecord{SBOM: sc.sbomKey.ID(), Guard: sc.guardProblems()}
-	sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), rec, contentTTL)
+	var writing sync.WaitGroup // beside the match, which takes nothing of it
+	writing.Go(func() {
+		if !stored {
+			sc.s.putSBOM(ctx, sc.sbomKey, sc.sbom)
+		}
+		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), rec, contentTTL)
+	})
+	defer writing.Wait()
 	return sc.s.match(ctx, rec, sc.sbom)
 }
 
@@ -68,7 +77,6 @@ func (sc *Scan) catalogue(ctx context.Context) (*Verdict, error) {
 		return sc.s.failed(CauseScanFailed, fmt.Errorf("catalogue its packages: %w", err)), nil
 	}
 	sc.sbom = b
-	sc.s.putSBOM(ctx, sc.sbomKey, b)
 	return nil, nil
 }
 

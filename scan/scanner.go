@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/spool"
@@ -94,6 +95,12 @@ func (s *Scanner) Cached(ctx context.Context, d digest.Digest) (*Verdict, error)
 func (s *Scanner) Catalogued(ctx context.Context, d digest.Digest) bool {
 	rec, err := s.record(ctx, d)
 	return err == nil && rec.SBOM != ""
+}
+
+// Guarded reports whether a layer was read to its end before, in whatever image, so that
+// a scan may do without its bytes. A Store that can't be read is a no.
+func (s *Scanner) Guarded(ctx context.Context, layer ocispec.Descriptor) bool {
+	return s.get(ctx, s.layerKey(layer), new(layerRecord)) == nil
 }
 
 // SBOM returns the stored SBOM of an image, or an error that wraps fs.ErrNotExist. It
