@@ -30,6 +30,9 @@ type claim struct {
 	pulls   []*pull // pending images that list it, most recent first; none: released
 	warning string  // of the decision that released it, for a Warning header
 	inert   bool    // released by what nothing runs, since no image that lists it was met
+	bare    bool    // whatever else it is called was taken into account
+
+	other digest.Digest // its digest by the other algorithm, where that is known
 }
 
 func (c *claim) pending() bool { return len(c.pulls) > 0 }
@@ -98,17 +101,25 @@ func (g *Gateway) serveBlob(w http.ResponseWriter, r *http.Request, caller auth.
 // does not exist for its callers: no digest of one repository can be read through
 // another.
 func (g *Gateway) claim(ctx context.Context, caller auth.Caller, rt route) (*claim, error) {
-	if _, killed := g.policy(rt.repo).Killed(rt.digest.String()); killed {
-		return nil, g.killedBlob(ctx, caller, rt)
+	if err := g.notKilled(ctx, caller, rt.repo, rt.digest); err != nil {
+		return nil, err
 	}
-	ls, err := g.listersOf(ctx, rt.repo, rt.digest)
+	ls, other, err := g.listersOf(ctx, rt.repo, rt.digest)
 	if err != nil {
+		return nil, err
+	}
+	if err := g.notKilled(ctx, caller, rt.repo, rt.digest, other); err != nil {
 		return nil, err
 	}
 	if len(ls) == 0 {
 		return nil, unknownBlob(rt.repo, rt.digest)
 	}
-	return newClaim(caller, rt.repo, rt.digest, ls), nil
+	if err := g.renew(ctx, rt.repo, ls); err != nil {
+		return nil, err
+	}
+	c := newClaim(caller, rt.repo, rt.digest, ls)
+	c.other = other
+	return c, nil
 }
 
 // newClaim is a claim on a blob that at least one manifest lists.
@@ -125,164 +136,50 @@ func newClaim(caller auth.Caller, repo Repo, d digest.Digest, ls []lister) *clai
 	return c
 }
 
-// killedBlob is the denial of a blob that is itself on the kill list.
-func (g *Gateway) killedBlob(ctx context.Context, caller auth.Caller, rt route) *Error {
+// maxRenewed bounds the images that one blob request counts as a use of. In a relation's
+// life even a request a day comes round to all that a blob can have.
+const maxRenewed = 32
+
+// renew has the images that list a blob remembered for longer, those first that were not
+// for the longest, since to ask for it is to use them: who asks for a denied image's blobs
+// and never for its manifest must not see the day when nobody knows whose they are.
+func (g *Gateway) renew(ctx context.Context, repo Repo, ls []lister) error {
+	n := 0
+	for _, l := range slices.Backward(ls) {
+		if n == maxRenewed || g.now().Sub(l.At) < relationRefresh {
+			break
+		}
+		if l.Artifact {
+			continue
+		}
+		if _, err := g.usedManifest(ctx, repo, l.Manifest); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+// notKilled returns the denial of a blob that is itself on the kill list, by d or by
+// others of its names.
+func (g *Gateway) notKilled(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, others ...digest.Digest) error {
+	names := []string{d.String()}
+	for _, o := range others {
+		names = append(names, o.String())
+	}
+	if _, killed := g.policy(repo).Killed(names...); !killed {
+		return nil
+	}
 	in := policy.Input{
 		Request: policy.Request{Caller: caller.Name, Groups: []string{}, Action: "pull"},
-		Image:   policy.Image{Reference: rt.repo.String() + "@" + rt.digest.String(), Registry: rt.repo.Upstream, Repository: rt.repo.Name, Digest: rt.digest.String()},
+		Image:   policy.Image{Reference: repo.String() + "@" + d.String(), Registry: repo.Upstream, Repository: repo.Name, Digest: d.String(), Aliases: names},
 	}
-	return standing{decision: g.policy(rt.repo).Decide(ctx, in), input: in}.denial()
+	return standing{decision: g.policy(repo).Decide(ctx, in), input: in}.denial()
 }
 
 func unknownBlob(repo Repo, d digest.Digest) *Error {
 	return &Error{Status: http.StatusNotFound, Code: codeBlobUnknown,
 		Message: fmt.Sprintf("no manifest of %s that was pulled through this gateway lists %s", repo, d)}
-}
-
-const (
-	maxListers = 256 // manifests of a kind that are asked for one blob; a base layer of that many images has one allowed among the most recent, or none
-	maxBegun   = 4   // pulls that one blob request begins
-	maxAsked   = 4   // manifests that one blob request fetches again; they are remembered as long as what they list
-)
-
-// weigh decides a claim. A layer is released when some scanned, runnable image that
-// lists it is allowed for the caller; a config only by the decision on an image whose
-// config it is; what nothing runnable lists, by the artifacts that do, if all images
-// that list it could be asked. It returns the
-// denial as an error, and leaves the claim pending where an image that could release
-// it is.
-func (g *Gateway) weigh(ctx context.Context, c *claim, u urgency) error {
-	deciders, others, artifacts, more := c.split()
-	var t tally
-	for _, ls := range [][]lister{deciders, others, artifacts} {
-		if err := g.count(ctx, c, ls, u, &t); err != nil {
-			return err
-		}
-		if t.released || t.denied != nil || len(t.pulls) > 0 || t.gone || t.full != nil {
-			break // the next group only matters where nothing here would run
-		}
-	}
-	c.pulls, c.warning, c.inert = nil, t.warning, t.inert && !t.released
-	switch {
-	case t.released:
-	case len(t.pulls) > 0:
-		c.pulls = t.pulls
-	case t.full != nil:
-		return t.full
-	case t.denied != nil:
-		return t.denied
-	case !t.inert || t.gone || more:
-		return unknownBlob(c.repo, c.desc.Digest)
-	}
-	c.desc.Size = g.sizeOf(c.desc.Digest, t.size)
-	return nil
-}
-
-// sizeOf returns the size of a blob: as it is where it was verified, else as declared.
-func (g *Gateway) sizeOf(d digest.Digest, declared int64) int64 {
-	b, err := g.Blobs.Open(d)
-	if err != nil {
-		return declared
-	}
-	defer b.Close()
-	if b.Committed() {
-		return b.Size()
-	}
-	return declared
-}
-
-// A tally sums up where the images that list a blob stand.
-type tally struct {
-	released bool    // a runnable image is allowed
-	inert    bool    // something that nothing runs is allowed
-	pulls    []*pull // pending
-	denied   *Error  // the most recent one that is denied
-	gone     bool    // an image has listed it, and can't be asked any more: nobody knows what it is
-	size     int64   // as declared by the image that released it, else by the first pending one, else by the first
-	warning  string
-	begun    int
-	asked    int    // manifests fetched from upstream
-	full     *Error // an image's pull could not begin
-}
-
-// listing returns the manifest of a lister, nil where upstream has deleted it, or where
-// more would have to be asked of upstream than one request may wait for.
-func (g *Gateway) listing(ctx context.Context, repo Repo, l lister, t *tally) (*manifest, error) {
-	m, err := g.knownManifest(ctx, repo, l.Manifest)
-	if m != nil || err != nil || t.asked == maxAsked {
-		return m, err
-	}
-	t.asked++
-	m, err = g.fetchManifest(ctx, repo, l.Manifest)
-	if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeManifestUnknown {
-		return nil, nil
-	}
-	return m, err
-}
-
-// count adds the images of ls to t, until one releases the blob.
-func (g *Gateway) count(ctx context.Context, c *claim, ls []lister, u urgency, t *tally) error {
-	for _, l := range ls {
-		m, err := g.listing(ctx, c.repo, l, t)
-		if err != nil {
-			return err
-		}
-		if m == nil {
-			t.gone = t.gone || !l.Artifact
-			continue
-		}
-		if t.begun >= maxBegun {
-			u = look
-		}
-		s, err := g.stand(ctx, c.caller, c.repo, m, u)
-		if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeTooMany {
-			t.full = e // it has no place in the queue; another may release the blob
-			continue
-		}
-		switch {
-		case err != nil:
-			return err
-		case s.pending():
-			if len(t.pulls) == 0 {
-				t.size = l.Size
-			}
-			t.pulls = append(t.pulls, s.pull)
-			t.begun++
-		case s.blocked():
-			if t.denied == nil {
-				t.denied = s.denial()
-			}
-		case s.runnable:
-			t.released, t.size, t.warning = true, l.Size, s.warning()
-			return nil
-		default:
-			if !t.inert && len(t.pulls) == 0 {
-				t.size = l.Size
-			}
-			t.inert, t.warning = true, s.warning()
-		}
-	}
-	return nil
-}
-
-// split parts the listers into the images whose decision releases the blob, the other
-// images that list it, and artifacts. more says that there are images besides.
-func (c *claim) split() (deciders, others, artifacts []lister, more bool) {
-	for _, l := range c.listers {
-		group := &deciders
-		switch {
-		case l.Artifact:
-			group = &artifacts
-		case c.config && !l.Config:
-			group = &others
-		}
-		if len(*group) < maxListers {
-			*group = append(*group, l)
-		} else if !l.Artifact {
-			more = true
-		}
-	}
-	return deciders, others, artifacts, more
 }
 
 // awaitClaim waits until a pending claim is decided, at most until deadline; then it

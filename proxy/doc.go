@@ -70,8 +70,12 @@
 // A response that waits has no goroutine but its request's own, and no buffer.
 //
 // What only a HEAD has begun comes last: a quarter of the places to run, never the last
-// one, half of the queue. An upstream that didn't answer in time is not asked for tags
-// that are remembered until RetryAfter has passed, but by one request.
+// one, half of the queue. A HEAD past that is answered without, since the blobs are held,
+// unless there are none to hold. HEADs that ask upstream have places too, of which no
+// client gets more than a quarter; who waits for one in vain gets the tag as remembered,
+// or 503. Where there are several upstreams none takes all the places to run. One that
+// didn't answer in time is not asked for tags that are remembered until RetryAfter has
+// passed, but by one request.
 //
 // # When upstream is down
 //

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/policy"
@@ -176,10 +177,14 @@ func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Re
 	if err != nil {
 		return err
 	}
-	if err := g.Store.Put(ctx, key, b, g.Gate.RelationTTL); err != nil || !made.Allow {
-		return err
+	writes, wctx := errgroup.WithContext(ctx)
+	writes.Go(func() error { return g.Store.Put(wctx, key, b, g.Gate.RelationTTL) })
+	if made.Allow {
+		writes.Go(func() error {
+			return g.putJSON(wctx, cache.Name(kindHistory, repo.String(), d.String()), fieldLastAllowed, g.now())
+		})
 	}
-	return g.putJSON(ctx, cache.Name(kindHistory, repo.String(), d.String()), fieldLastAllowed, g.now())
+	return writes.Wait()
 }
 
 // firstExpiry returns when the first of the waivers that a decision rests on ends, zero

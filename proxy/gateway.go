@@ -56,6 +56,7 @@ type Gate struct {
 	Pulls           int           // images fetched and scanned at once
 	Queue           int           // images that may wait for that
 	Layers          int           // layers of an image fetched at once
+	Listers         int           // manifests of a kind that are asked for one blob
 }
 
 // DefaultGate returns the constants that the gate runs with unless told otherwise.
@@ -76,6 +77,7 @@ func DefaultGate() Gate {
 		Pulls:           4,
 		Queue:           1000,
 		Layers:          4,
+		Listers:         256, // a base layer of that many images has one allowed among the most recent, or none
 	}
 }
 
@@ -98,9 +100,9 @@ type Gateway struct {
 	queue   queue
 	flights singleflight.Group
 	noted   recent
-	heads   chan struct{} // one place for each HEAD that may ask upstream for a tag at once
+	heads   heads
 	mute    recent        // upstreams that did not answer in time
-	sized   recent        // blobs of which upstream said how long they are, and it is what a manifest says
+	sized   sync.Map      // keys of blobs on their way of which upstream said how long they are, and it is what a manifest says
 	lists   chan struct{} // one place for each list that is read from upstream at once
 	buffers buffers
 	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
@@ -121,9 +123,11 @@ func (g *Gateway) Start() error {
 		g.Gate = DefaultGate()
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.queue = queue{Running: g.Gate.Pulls, Waiting: g.Gate.Queue}
+	g.queue = queue{Running: g.Gate.Pulls, Each: g.Gate.Pulls, Waiting: g.Gate.Queue}
+	if len(g.Upstreams) > 1 {
+		g.queue.Each = max(1, g.Gate.Pulls-1)
+	}
 	g.pulls = map[pullKey]*pull{}
-	g.heads = make(chan struct{}, maxHeads)
 	g.lists = make(chan struct{}, maxLists)
 	g.Metrics.watch(g)
 	return nil

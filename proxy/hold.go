@@ -179,7 +179,8 @@ func (h *held) look(now time.Time) {
 // announced reports whether the blob is known to be as long as the floor was reckoned
 // from. Where upstream doesn't say how long it is, it may end below the floor.
 func (h *held) announced() bool {
-	return h.blob.Committed() || h.g.sized.has(sizeKey(h.blob.Source(), h.blob.Digest(), h.blob.Size()))
+	_, said := h.g.sized.Load(sizeKey(h.blob.Source(), h.blob.Digest(), h.blob.Size()))
+	return said || h.blob.Committed()
 }
 
 // wait returns after d, or sooner when an image of the claim is decided or there is
@@ -268,7 +269,7 @@ func (g *Gateway) judge(ctx context.Context, c *claim, now time.Time) error {
 // relook brings a pending claim up to date: an image that was served since it began may
 // list the blob, maybe as its config, and then has a say in what is released.
 func (g *Gateway) relook(ctx context.Context, c *claim) error {
-	ls, err := g.listersOf(ctx, c.repo, c.desc.Digest)
+	ls, _, err := g.listersOf(ctx, c.repo, c.desc.Digest)
 	if err != nil || len(ls) == 0 {
 		return err
 	}

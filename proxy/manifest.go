@@ -48,7 +48,7 @@ type manifest struct {
 	layers   []ocispec.Descriptor // of an image or artifact
 	children []ocispec.Descriptor // of an index
 	inline   bool                 // config or a layer carries its content in "data"
-	names    []string             // its digests by every algorithm that it may be asked for or killed by
+	names    []string             // what it is killed by: its digests by either algorithm, and those of its blobs
 	foreign  string               // the blob that is fetched past the gateway, empty where none is
 }
 
@@ -115,6 +115,7 @@ func parseManifest(mediaType string, d digest.Digest, body []byte) (*manifest, e
 		return nil, err
 	}
 	for i, desc := range m.descriptors() {
+		m.names = append(m.names, desc.Digest.String())
 		m.inline = m.inline || len(desc.Data) > 0
 		switch {
 		case len(desc.URLs) == 0 || m.foreign != "":

@@ -28,8 +28,8 @@ func (g *Gateway) serveManifest(w http.ResponseWriter, r *http.Request, caller a
 	u := high
 	if r.Method == http.MethodHead {
 		u = low
+		rt.place = &place{heads: &g.heads, asker: caller.Name + " " + remoteHost(r)}
 	}
-	rt.urgency = u
 	m, stale, err := g.findManifest(ctx, rt)
 	if err != nil {
 		return err
@@ -83,9 +83,18 @@ func earlier(a, b time.Time) time.Time {
 func (g *Gateway) findManifest(ctx context.Context, rt route) (m *manifest, warning string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, g.Gate.UpstreamTimeout)
 	defer cancel()
+	defer rt.place.leave()
 	d, warning, err := g.resolve(ctx, rt)
 	if err != nil {
 		return nil, "", err
+	}
+	if rt.place != nil { // which what is known doesn't need
+		if m, err = g.usedManifest(ctx, rt.repo, d); m != nil || err != nil {
+			return m, warning, err
+		}
+		if _, err = rt.place.take(ctx, g.Gate.UpstreamTimeout/2); err != nil {
+			return nil, "", err
+		}
 	}
 	m, err = g.fetchManifest(ctx, rt.repo, d)
 	return m, warning, err
@@ -103,6 +112,11 @@ type passage struct {
 // warning in a mode that only warns. start is when the request came.
 func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, u urgency, start time.Time) (passage, error) {
 	s, err := g.stand(ctx, caller, repo, m, u)
+	var full error
+	if u == low && errors.Is(err, errQueueFull) { // most clients begin with a HEAD, and the GET that follows may find a place
+		full = err
+		s, err = g.stand(ctx, caller, repo, m, look)
+	}
 	if err != nil {
 		return passage{}, err
 	}
@@ -111,6 +125,13 @@ func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, 
 		if whole, err = g.laidBare(ctx, caller, repo, m); err != nil {
 			return passage{}, err
 		}
+	}
+	if full != nil && s.pull == notBegun {
+		if whole { // there is nothing to hold but the answer
+			return passage{}, full
+		}
+		g.logDecision(caller, repo, m, s)
+		return passage{}, nil
 	}
 	if p := s.awaited(); p != nil {
 		deadline := p.started.Add(g.Gate.ManifestWait)
@@ -141,7 +162,17 @@ func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, 
 // may have its config by what nothing runs, or every blob by other manifests that list it.
 func (g *Gateway) laidBare(ctx context.Context, caller auth.Caller, repo Repo, m *manifest) (bool, error) {
 	for i, d := range m.descriptors() {
-		ls, err := g.listersOf(ctx, repo, d.Digest)
+		known, err := g.nameKnown(ctx, repo, d, i == 0)
+		if err != nil {
+			return false, err
+		}
+		if !known { // it may have been had by the other
+			if i == 0 {
+				return true, nil
+			}
+			continue
+		}
+		ls, _, err := g.listersOf(ctx, repo, d.Digest)
 		if err != nil {
 			return false, err
 		}

@@ -65,7 +65,7 @@ func (g *Gateway) begin(caller auth.Caller, repo Repo, m *manifest, low bool) (*
 	if g.closed {
 		return nil, &Error{Status: 503, Code: codeUnavailable, Message: "the gateway is shutting down; try again", RetryAfter: time.Second}
 	}
-	t, err := g.queue.enter(low)
+	t, err := g.queue.enter(repo.Upstream, low)
 	if err != nil {
 		return nil, &Error{Status: 429, Code: codeTooMany, Message: "too many images wait to be scanned by this gateway; try again later", RetryAfter: 10 * time.Second, cause: err}
 	}
@@ -145,6 +145,12 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 		return nil, fmt.Errorf("keep %d bytes of %s: %w", total, p.repo, err)
 	}
 	defer res.Release()
+	ahead := g.fetchAhead(ctx, p, res)
+	defer func() {
+		for _, b := range ahead {
+			b.Close()
+		}
+	}()
 	config, err := g.fetchConfig(ctx, p, res)
 	if err != nil {
 		return nil, ofBlob(p.m.config, err)
@@ -165,9 +171,20 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 	layers.SetLimit(g.Gate.Layers)
 	for i, desc := range p.m.layers {
 		if !sc.Needs(i) {
+			layers.Go(func() error { return ofBlob(desc, g.vouchFor(layersCtx, p.repo, desc)) })
 			continue
 		}
-		layers.Go(func() error { return ofBlob(desc, g.scanLayer(layersCtx, p, sc, i, desc, res)) })
+		layers.Go(func() error {
+			if blob := ahead[i]; blob != nil {
+				return ofBlob(desc, g.scanLayer(layersCtx, p, sc, i, desc, blob))
+			}
+			blob, err := g.fetchBlob(p.repo, desc, res)
+			if err != nil {
+				return ofBlob(desc, err)
+			}
+			defer blob.Close()
+			return ofBlob(desc, g.scanLayer(layersCtx, p, sc, i, desc, blob))
+		})
 	}
 	if err := layers.Wait(); err != nil {
 		return nil, err
@@ -175,12 +192,29 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 	return sc.Finish(ctx)
 }
 
-func (g *Gateway) scanLayer(ctx context.Context, p *pull, sc *scan.Scan, i int, desc ocispec.Descriptor, res *spool.Reservation) error {
-	blob, err := g.fetchBlob(p.repo, desc, res)
-	if err != nil {
+// fetchAhead has the first layers set out beside the config, a way to upstream and back
+// before it is here: those that nobody has scanned in any image, so that they will be
+// needed whatever the config says. The caller closes them.
+func (g *Gateway) fetchAhead(ctx context.Context, p *pull, res *spool.Reservation) map[int]*spool.Blob {
+	ahead := map[int]*spool.Blob{}
+	if p.m.config.Size > maxConfig {
+		return ahead
+	}
+	for i, desc := range p.m.layers[:min(len(p.m.layers), g.Gate.Layers)] {
+		if g.Scanner.Guarded(ctx, desc) {
+			continue
+		}
+		if blob, err := g.fetchBlob(p.repo, desc, res); err == nil { // else it is tried again, and then the error counts
+			ahead[i] = blob
+		}
+	}
+	return ahead
+}
+
+func (g *Gateway) scanLayer(ctx context.Context, p *pull, sc *scan.Scan, i int, desc ocispec.Descriptor, blob *spool.Blob) error {
+	if err := g.vouch(ctx, p.repo, blob, desc); err != nil {
 		return err
 	}
-	defer blob.Close()
 	r := blob.NewReader(ctx)
 	defer r.Close()
 	return sc.Layer(ctx, i, progressReader{r, p, g.now})
@@ -194,7 +228,7 @@ func (g *Gateway) fetchConfig(ctx context.Context, p *pull, res *spool.Reservati
 		if int64(len(b)) != desc.Size {
 			return nil, fmt.Errorf("its config has %d bytes, its manifest says %d: %w", len(b), desc.Size, upstream.ErrContent)
 		}
-		return b, nil
+		return b, g.vouchFor(ctx, p.repo, desc)
 	} else if !errors.Is(err, cache.ErrNotExist) {
 		return nil, storeDown(err)
 	}
@@ -206,6 +240,9 @@ func (g *Gateway) fetchConfig(ctx context.Context, p *pull, res *spool.Reservati
 		return nil, err
 	}
 	defer blob.Close()
+	if err := g.vouch(ctx, p.repo, blob, desc); err != nil {
+		return nil, err
+	}
 	r := blob.NewReader(ctx)
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(progressReader{r, p, g.now}, maxConfig+1))
@@ -245,14 +282,18 @@ func (p *pull) lackedDatabase() bool {
 func (g *Gateway) fetchBlob(repo Repo, desc ocispec.Descriptor, res *spool.Reservation) (*spool.Blob, error) {
 	registry := g.upstream(repo.Upstream).Registry
 	return g.Blobs.FetchFrom(repo.String(), desc.Digest, desc.Size, res, func(ctx context.Context, w io.Writer) error {
+		key := sizeKey(repo.String(), desc.Digest, desc.Size)
+		defer g.sized.Delete(key) // in the end the blob is settled, which says more
 		body, err := registry.Blob(ctx, repo.Name, desc)
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		g.noteVouched(ctx, repo, desc.Digest)
+		var writing sync.WaitGroup // beside the blob, which need not wait for it
+		writing.Go(func() { g.noteVouched(ctx, repo, desc.Digest) })
+		defer writing.Wait()
 		if b, ok := body.(interface{ Exact() bool }); ok && b.Exact() {
-			g.sized.fresh(sizeKey(repo.String(), desc.Digest, desc.Size), g.now(), g.Gate.RelationTTL)
+			g.sized.Store(key, nil)
 		}
 		buf := g.buffers.get()
 		defer g.buffers.put(buf)

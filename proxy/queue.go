@@ -10,36 +10,35 @@ import (
 // errQueueFull says that more pulls wait than the gateway is willing to hold.
 var errQueueFull = errors.New("too many images wait to be scanned")
 
-// maxHeads bounds the HEADs that ask upstream for a tag at once: enough for a fleet of
-// nodes, few enough that a bot that resolves thousands of tags takes neither all
-// connections nor upstream's patience from pulls.
-const maxHeads = 64
-
 // A queue lets a bounded number of pulls run. Those that somebody waits for go first;
 // those that only a HEAD began come last, and take no more than a quarter of the places
-// to run, never the last one, and half of those to wait.
+// to run, never the last one, and half of those to wait. No upstream takes all the places
+// where there are several, since a slow one gives them back late.
 type queue struct {
 	Running int // pulls at once
+	Each    int // of one upstream at once
 	Waiting int // pulls that may wait
 
 	mu      sync.Mutex // guards what follows and all tickets; one is in waiting, or running, or neither
 	running int
-	low     int // of running, those that only a HEAD began
+	low     int            // of running, those that only a HEAD began
+	of      map[string]int // of running, by upstream
 	waiting []*ticket
 }
 
 type ticket struct {
-	low     bool
-	running bool
-	run     chan struct{} // closed when it may run
+	upstream string
+	low      bool
+	running  bool
+	run      chan struct{} // closed when it may run
 }
 
 // enter queues a pull; wait on the ticket before running.
-func (q *queue) enter(low bool) (*ticket, error) {
+func (q *queue) enter(upstream string, low bool) (*ticket, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := &ticket{low: low, run: make(chan struct{})}
-	if q.free(low) {
+	t := &ticket{upstream: upstream, low: low, run: make(chan struct{})}
+	if q.free(t) {
 		q.start(t)
 		return t, nil
 	}
@@ -50,10 +49,13 @@ func (q *queue) enter(low bool) (*ticket, error) {
 	return t, nil
 }
 
-// free reports whether one more pull may run. It is called with mu held, as are start
-// and stop.
-func (q *queue) free(low bool) bool {
-	if low {
+// free reports whether t may run besides those that do. It is called with mu held, as are
+// start and stop.
+func (q *queue) free(t *ticket) bool {
+	if q.of[t.upstream] >= q.Each {
+		return false
+	}
+	if t.low {
 		return q.low < max(1, q.Running/4) && q.running < max(1, q.Running-1)
 	}
 	return q.running < q.Running
@@ -62,6 +64,10 @@ func (q *queue) free(low bool) bool {
 func (q *queue) start(t *ticket) {
 	t.running = true
 	q.running++
+	if q.of == nil {
+		q.of = map[string]int{}
+	}
+	q.of[t.upstream]++
 	if t.low {
 		q.low++
 	}
@@ -71,6 +77,7 @@ func (q *queue) start(t *ticket) {
 func (q *queue) stop(t *ticket) {
 	t.running = false
 	q.running--
+	q.of[t.upstream]--
 	if t.low {
 		q.low--
 	}
@@ -128,8 +135,8 @@ func (q *queue) leave(t *ticket) {
 // fill gives free places to those who wait. It is called with mu held.
 func (q *queue) fill() {
 	for _, low := range []bool{false, true} {
-		for q.free(low) {
-			i := slices.IndexFunc(q.waiting, func(t *ticket) bool { return t.low == low })
+		for {
+			i := slices.IndexFunc(q.waiting, func(t *ticket) bool { return t.low == low && q.free(t) })
 			if i < 0 {
 				break
 			}

@@ -7,10 +7,10 @@ import "testing"
 // wait for is like any other from then on, and leaves its place among the HEADs'.
 func TestQueue(t *testing.T) {
 	t.Parallel()
-	q := &queue{Running: 8, Waiting: 10}
+	q := &queue{Running: 8, Each: 8, Waiting: 10}
 	enter := func(low bool) *ticket {
 		t.Helper()
-		k, err := q.enter(low)
+		k, err := q.enter("one", low)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -28,7 +28,7 @@ func TestQueue(t *testing.T) {
 	}
 	runs("the second HEAD", lows[1], true)
 	runs("the third HEAD", lows[2], false)
-	if _, err := q.enter(true); err == nil {
+	if _, err := q.enter("one", true); err == nil {
 		t.Error("HEADs fill more than half of the queue")
 	}
 	q.hurry(lows[0])
@@ -55,5 +55,36 @@ func TestQueue(t *testing.T) {
 	}
 	if running, waiting := q.length(); running != 0 || waiting != 0 || q.low != 0 {
 		t.Errorf("in the end %d run, %d of them for HEADs, and %d wait", running, q.low, waiting)
+	}
+}
+
+// A slow upstream leaves a place to the others, and who waits for it lets them pass.
+func TestQueueOfSeveralUpstreams(t *testing.T) {
+	t.Parallel()
+	q := &queue{Running: 3, Each: 2, Waiting: 10}
+	var slow []*ticket
+	for range 4 {
+		k, err := q.enter("slow", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow = append(slow, k)
+	}
+	fast, err := q.enter("fast", false)
+	if err != nil || !fast.running || slow[2].running {
+		t.Errorf("another upstream's pull: runs %v, %v; the slow one's third: %v", fast.running, err, slow[2].running)
+	}
+	q.leave(fast)
+	if slow[2].running {
+		t.Error("the slow upstream takes the last place")
+	}
+	for _, k := range slow {
+		if !k.running {
+			t.Error("a pull didn't get its turn")
+		}
+		q.leave(k)
+	}
+	if q.running != 0 || q.of["slow"] != 0 || q.of["fast"] != 0 {
+		t.Errorf("in the end %d run, %v", q.running, q.of)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicegate/sluice/cache"
 )
@@ -21,9 +22,10 @@ const (
 	kindManifest cache.Kind = "manifest" // digest → media type and exact bytes
 	kindConfig   cache.Kind = "config"   // digest → config blob of an image, verified
 	kindServed   cache.Kind = "served"   // repository, digest → when its relations were last written
-	kindListing  cache.Kind = "listing"  // repository, blob → manifests that list it
+	kindListing  cache.Kind = "listing"  // repository, blob → manifests that list it, and its other digest
 	kindVouched  cache.Kind = "vouched"  // repository, blob → upstream has it there
 	kindParents  cache.Kind = "parents"  // repository, digest → indexes that list it
+	kindMixed    cache.Kind = "mixed"    // repository → images there list blobs by sha512
 	kindMissed   cache.Kind = "missed"   // digest, database → when its verdict was first missed
 	kindTag      cache.Kind = "tag"      // repository, tag → digest
 	kindHistory  cache.Kind = "history"  // repository, digest → first seen, tags, last allowed
@@ -46,39 +48,51 @@ type lister struct {
 }
 
 // remember writes down a manifest and every relation that it makes. It returns only
-// when all of them are stored: before that nothing of the manifest may be served.
+// when all of them are stored: before that nothing of the manifest may be served. They
+// are written side by side, since a Store takes many writes in the time of one.
 func (g *Gateway) remember(ctx context.Context, repo Repo, m *manifest) error {
 	now := g.now()
 	served := cache.Name(kindServed, repo.String(), m.Digest.String())
-	if err := g.Store.Put(ctx, cache.Name(kindManifest, m.Digest.String()), encodeManifest(m), g.Gate.RelationTTL); err != nil {
-		return err
-	}
+	writes, wctx := errgroup.WithContext(ctx)
+	writes.SetLimit(writesAtOnce)
+	writes.Go(func() error {
+		return g.Store.Put(wctx, cache.Name(kindManifest, m.Digest.String()), encodeManifest(m), g.Gate.RelationTTL)
+	})
+	writes.Go(func() error { return g.keepConfig(wctx, m) })
+	writes.Go(func() error { return g.keepNames(wctx, repo, m) })
+	writes.Go(func() error { return g.noteFirstSeen(wctx, repo, m, now) })
 	for d, l := range listers(m, now) {
-		if err := g.putJSON(ctx, cache.Name(kindListing, repo.String(), d.String()), m.Digest.String(), l); err != nil {
-			return err
-		}
+		writes.Go(func() error {
+			return g.putJSON(wctx, cache.Name(kindListing, repo.String(), d.String()), m.Digest.String(), l)
+		})
 	}
 	for _, c := range m.children {
-		if err := g.putJSON(ctx, cache.Name(kindParents, repo.String(), c.Digest.String()), m.Digest.String(), now); err != nil {
-			return err
-		}
+		writes.Go(func() error {
+			return g.putJSON(wctx, cache.Name(kindParents, repo.String(), c.Digest.String()), m.Digest.String(), now)
+		})
 	}
-	if err := g.keepConfig(ctx, m); err != nil {
+	if err := writes.Wait(); err != nil {
 		return err
-	}
-	history := cache.Name(kindHistory, repo.String(), m.Digest.String())
-	if f, err := g.Store.Fields(ctx, history); err != nil {
-		return err
-	} else if f[fieldFirstSeen] == nil {
-		if err := g.putJSON(ctx, history, fieldFirstSeen, now); err != nil {
-			return err
-		}
 	}
 	b, err := now.MarshalText()
 	if err != nil {
 		return err
 	}
 	return g.Store.Put(ctx, served, b, g.Gate.RelationTTL)
+}
+
+// writesAtOnce bounds the writes that one manifest has under way: few beside what a Store
+// serves, and enough that an index of a thousand children takes no second.
+const writesAtOnce = 32
+
+// noteFirstSeen writes down when the repository first had m, where that isn't known.
+func (g *Gateway) noteFirstSeen(ctx context.Context, repo Repo, m *manifest, now time.Time) error {
+	key := cache.Name(kindHistory, repo.String(), m.Digest.String())
+	f, err := g.Store.Fields(ctx, key)
+	if err != nil || f[fieldFirstSeen] != nil {
+		return err
+	}
+	return g.putJSON(ctx, key, fieldFirstSeen, now)
 }
 
 // keepConfig keeps an image's config in the Store for as long as its manifest: what it
@@ -114,22 +128,25 @@ func listers(m *manifest, now time.Time) map[digest.Digest]lister {
 	return ls
 }
 
-// listersOf returns the manifests of repo that list a blob, most recent first. None
-// means that the blob does not exist as far as this repository's callers go.
-func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) ([]lister, error) {
+// listersBy returns the manifests of repo that list a blob by this digest, most recent
+// first, and the blob's other digest where that is known.
+func (g *Gateway) listersBy(ctx context.Context, repo Repo, blob digest.Digest) (ls []lister, other digest.Digest, err error) {
 	key := cache.Name(kindListing, repo.String(), blob.String())
 	fields, err := g.Store.Fields(ctx, key)
 	if err != nil {
-		return nil, storeDown(err)
+		return nil, "", storeDown(err)
 	}
-	var ls []lister
+	other = g.otherName(key, fields)
 	for d, b := range fields {
+		if d == fieldName {
+			continue
+		}
 		var l lister
 		if err := l.decode(b); err != nil {
 			g.damaged(key, err)
 			listed := false
 			if l, listed, err = g.relist(ctx, repo, blob, digest.Digest(d)); err != nil {
-				return nil, err
+				return nil, "", err
 			}
 			if !listed {
 				continue
@@ -138,12 +155,7 @@ func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) 
 		l.Manifest = digest.Digest(d)
 		ls = append(ls, l)
 	}
-	slices.SortFunc(ls, func(a, b lister) int {
-		if c := b.At.Compare(a.At); c != 0 {
-			return c
-		}
-		return cmpDigest(a.Manifest, b.Manifest)
-	})
+	slices.SortFunc(ls, mostRecent)
 	var kinds [3]int // artifacts, images that list it as their config, other images: no kind pushes out another
 	var old []string
 	ls = slices.DeleteFunc(ls, func(l lister) bool {
@@ -155,16 +167,23 @@ func (g *Gateway) listersOf(ctx context.Context, repo Repo, blob digest.Digest) 
 			kind = 2
 		}
 		kinds[kind]++
-		surplus := kinds[kind] > maxListers+1 || g.lapsed(l.At) // one more tells that there were more
+		surplus := kinds[kind] > g.Gate.Listers+1 || g.lapsed(l.At) // one more tells that there were more
 		if surplus {
 			old = append(old, l.Manifest.String())
 		}
 		return surplus
 	})
 	if err := g.prune(ctx, key, old); err != nil {
-		return nil, storeDown(err)
+		return nil, "", storeDown(err)
 	}
-	return ls, nil
+	return ls, other, nil
+}
+
+func mostRecent(a, b lister) int {
+	if c := b.At.Compare(a.At); c != 0 {
+		return c
+	}
+	return cmpDigest(a.Manifest, b.Manifest)
 }
 
 // lapsed reports whether a relation was last written too long ago; the map that it stands

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -42,13 +43,18 @@ func (g *Gateway) resolve(ctx context.Context, rt route) (d digest.Digest, warni
 	if stale && g.silent(rt.repo.Upstream) {
 		return rec.Digest, g.staleTag(rt, age, nil), nil
 	}
-	if rt.urgency == low { // a bot may ask for thousands
-		select {
-		case g.heads <- struct{}{}:
-			defer func() { <-g.heads }()
-		case <-ctx.Done():
-			return "", "", fromUpstream(ctx.Err(), rt.repo.String()+":"+rt.reference, codeManifestUnknown)
-		}
+	patience := g.Gate.UpstreamTimeout / 2
+	if stale {
+		patience = min(patience, headPatience)
+	}
+	waited, err := rt.place.take(ctx, patience)
+	switch {
+	case err != nil && stale:
+		return rec.Digest, fmt.Sprintf(`299 - "this gateway answers too many HEAD requests to ask for this tag: this is what it was %v ago"`, age.Round(time.Second)), nil
+	case err != nil:
+		return "", "", err
+	case waited: // it may have been asked for meanwhile
+		return g.resolve(ctx, rt)
 	}
 	limited, cancel := context.WithTimeout(ctx, g.Gate.UpstreamTimeout/2) // and the rest for the manifest
 	defer cancel()

@@ -50,7 +50,7 @@ type route struct {
 	repo      Repo
 	reference string        // tag or digest, of a manifest; the tag, of a history
 	digest    digest.Digest // of a blob, of a referrers' subject, of a manifest asked for by digest
-	urgency   urgency       // of a manifest
+	place     *place        // of a manifest's HEAD
 	namespace string        // ?ns=, where that named the upstream
 }
 

@@ -20,6 +20,13 @@ func (g *Gateway) vouch(ctx context.Context, repo Repo, blob *spool.Blob, desc o
 	if blob.Source() == repo.String() {
 		return nil
 	}
+	return g.vouchFor(ctx, repo, desc)
+}
+
+// vouchFor is vouch for a blob that isn't at hand, but what was found in it: the layers
+// and the config that another image brought. They may be another repository's, and a
+// verdict tells what is in them.
+func (g *Gateway) vouchFor(ctx context.Context, repo Repo, desc ocispec.Descriptor) error {
 	key := cache.Name(kindVouched, repo.String(), desc.Digest.String())
 	_, err := g.Store.Get(ctx, key)
 	if err == nil {
