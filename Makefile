@@ -57,7 +57,7 @@ parity: ## our findings against the golden lists and the grype library's own pat
 	$(GO) test -count=1 -run 'Golden|Parity|Recall' -v ./scan/sbom ./scan/vuln
 
 bench: build ## measure, and write the table into README.md
-	$(GO) run ./deploy/bench -sluice $(BIN)/sluice -readme README.md
+	$(GO) run ./deploy/bench -sluice $(BIN)/sluice -readme README.md $(ARGS)
 
 fuzz: ## a minute for each parser of strangers' bytes
 	@for p in $$(grep -rl '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \

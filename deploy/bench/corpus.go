@@ -4,11 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sluicegate/sluice/proxy/proxytest/sample"
 )
@@ -17,10 +19,17 @@ import (
 type corpus struct {
 	small *image // like Chainguard's wolfi-base
 	large *image // image A: an application on a full distribution
+	big   *image // image B, nil where it isn't asked for
+	ten   *image // of ten layers
 	warm  *image // one large blob and many small ones, of which nothing can be compressed
+	heavy *image // what a hundred clients pull at once
+	light *image // a tenth of that
 }
 
 const (
+	bigShare   = 2.4 // of image A with invented contents
+	tenLayers  = 10
+	heavyBlob  = 200e6
 	largeBlob  = 256 << 20
 	smallBlob  = 1 << 20
 	smallBlobs = 32
@@ -33,11 +42,30 @@ func newCorpus(ctx context.Context, dir string, o options) (*corpus, error) {
 	if c.small, err = smallImage(); err != nil {
 		return nil, fmt.Errorf("make the small image: %w", err)
 	}
-	if c.warm, err = warmImage(); err != nil {
+	sizes := append([]int{largeBlob}, slices.Repeat([]int{smallBlob}, smallBlobs)...)
+	if c.warm, err = noiseImage("bench/warm", "a blob of 256 MiB, and blobs of 1 MiB", sizes...); err != nil {
 		return nil, fmt.Errorf("make the image of large blobs: %w", err)
+	}
+	if c.ten, err = tenImage(); err != nil {
+		return nil, fmt.Errorf("make the image of ten layers: %w", err)
+	}
+	if c.heavy, err = noiseImage("bench/heavy", "an image of 200 MB", heavyBlob); err != nil {
+		return nil, fmt.Errorf("make the heavy image: %w", err)
+	}
+	if c.light, err = noiseImage("bench/light", "an image of 20 MB", heavyBlob/10); err != nil {
+		return nil, fmt.Errorf("make the light image: %w", err)
 	}
 	if c.large, err = largeImage(ctx, dir, o); err != nil {
 		return nil, fmt.Errorf("make image A: %w", err)
+	}
+	if o.big {
+		layers, err := inventedLayers(bigShare)
+		if err == nil {
+			c.big, err = newImage("bench/b", "B, Debian-like with invented contents", layers)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make image B: %w", err)
+		}
 	}
 	return &c, nil
 }
@@ -89,17 +117,25 @@ func largeImage(ctx context.Context, dir string, o options) (*image, error) {
 	return newImage("bench/a", "A, Debian-like with invented contents", layers)
 }
 
-func warmImage() (*image, error) {
+// tenImage has layers of 12 MiB on top of what wolfi has, ten in all: so many that the
+// manifest is served before they are here.
+func tenImage() (*image, error) {
+	base, err := wolfi(sample.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return noiseImage("bench/ten", "ten layers, on Chainguard's wolfi-base", slices.Repeat([]int{12 << 20}, tenLayers-len(base))...)
+}
+
+// noiseImage has a layer of each size, of which nothing can be compressed, on top of a
+// wolfi base.
+func noiseImage(repo, about string, sizes ...int) (*image, error) {
 	layers, err := wolfi(sample.Options{})
 	if err != nil {
 		return nil, err
 	}
-	noise := rand.NewChaCha8([32]byte{1})
-	for i := range 1 + smallBlobs {
-		size := smallBlob
-		if i == 0 {
-			size = largeBlob
-		}
+	noise := rand.NewChaCha8(sha256.Sum256([]byte(repo)))
+	for i, size := range sizes {
 		// Stored, not compressed: the tar and its wrapping come on top.
 		p, err := newPacker(0)
 		if err != nil {
@@ -117,7 +153,7 @@ func warmImage() (*image, error) {
 		}
 		layers = append(layers, l)
 	}
-	return newImage("bench/warm", "a blob of 256 MiB, and blobs of 1 MiB", layers)
+	return newImage(repo, about, layers)
 }
 
 // The blobs that warm throughput is measured with.

@@ -8,7 +8,7 @@
 //
 // First pulls are made by one client, directly and through a gateway that was started
 // for that pull alone: its state is empty but for the vulnerability database, and its
-// worker is warm. Warm throughput is that of a gateway and of distribution's registry
+// worker is warm. Crowds and memory are measured the same way. Warm throughput is that of a gateway and of distribution's registry
 // as a pull-through cache, both of which hold all they are asked for.
 //
 // # Why

@@ -51,6 +51,16 @@ func (i *image) packed() (n int64) {
 	return n
 }
 
+// data returns what a blob of the image holds.
+func (i *image) data(d digest.Digest) []byte {
+	for _, b := range i.blobs {
+		if b.Digest == d {
+			return b.data
+		}
+	}
+	return nil
+}
+
 // newImage makes an image of layers, bottom first.
 func newImage(repo, about string, layers []*layer) (*image, error) {
 	img := &image{repo: repo, tag: "1", about: about}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -27,10 +28,11 @@ type options struct {
 	sluice, distribution string // programs
 	readme               string // "" writes no file
 	database             string // folder with a vulnerability.db, "" for the sample database
-	only                 string // pulls, warm or "" for both
+	only                 string // pulls, crowd, memory, warm, or "" for all
 	runs                 int
 	quick                bool
 	invented             bool
+	big                  bool
 }
 
 func main() {
@@ -39,10 +41,11 @@ func main() {
 	flag.StringVar(&o.distribution, "distribution", "", "distribution's registry `program` (default: tools/registry beside sluice, installed where it is missing)")
 	flag.StringVar(&o.readme, "readme", "", "`file` in which the table is written between "+opening+" and "+closing)
 	flag.StringVar(&o.database, "db", "", "`folder` with a vulnerability database, in place of the sample; the gateway then warns and denies nothing")
-	flag.StringVar(&o.only, "only", "", "measure `pulls` or warm alone; nothing is written into the README")
+	flag.StringVar(&o.only, "only", "", "measure `pulls`, crowd, memory or warm alone; nothing is written into the README")
 	flag.IntVar(&o.runs, "runs", 3, "runs of each kind")
 	flag.BoolVar(&o.quick, "quick", false, "a tenth of image A and one run, to see that all works; nothing is written into the README")
 	flag.BoolVar(&o.invented, "invented", false, "make image A of invented contents also where mmdebstrap could make a real one")
+	flag.BoolVar(&o.big, "big", false, "pull image B too, which takes some minutes more")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -53,8 +56,8 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	if flag.NArg() > 0 || o.runs < 1 || (o.only != "" && o.only != "pulls" && o.only != "warm") {
-		return errors.New("no arguments are known but flags; -runs is at least 1, -only is pulls or warm")
+	if flag.NArg() > 0 || o.runs < 1 || !slices.Contains([]string{"", "pulls", "crowd", "memory", "warm"}, o.only) {
+		return errors.New("no arguments are known but flags; -runs is at least 1, -only is pulls, crowd, memory or warm")
 	}
 	if o.quick {
 		o.runs = 1
@@ -65,7 +68,7 @@ func run(ctx context.Context, o options) (err error) {
 	if _, err := os.Stat(o.sluice); err != nil {
 		return fmt.Errorf("%w; run make build", err)
 	}
-	if o.only != "pulls" {
+	if o.measures("warm") {
 		if o.distribution, err = findDistribution(ctx, o); err != nil {
 			return err
 		}
@@ -83,16 +86,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	r := &report{when: time.Now(), runs: o.runs}
-	if o.only != "warm" {
-		if r.pulls, err = measurePulls(ctx, y, c, o); err != nil {
-			return err
-		}
-	}
-	if o.only != "pulls" {
-		if r.warm, err = measureWarm(ctx, y, c, o); err != nil {
-			return err
-		}
+	r, err := measure(ctx, y, c, o)
+	if err != nil {
+		return err
 	}
 	fmt.Print(r.markdown())
 	if o.readme == "" || o.only != "" || o.quick {
@@ -101,20 +97,73 @@ func run(ctx context.Context, o options) (err error) {
 	return publish(o.readme, r.markdown())
 }
 
+// measures reports whether a part is measured.
+func (o options) measures(part string) bool { return o.only == "" || o.only == part }
+
+// measure runs all that is asked for.
+func measure(ctx context.Context, y *yard, c *corpus, o options) (r *report, err error) {
+	r = &report{when: time.Now(), runs: o.runs}
+	if o.measures("pulls") {
+		if r.pulls, err = measurePulls(ctx, y, c, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("crowd") {
+		if r.crowds, err = measureCrowds(ctx, y, c, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("memory") {
+		if r.memory, err = measureMemory(ctx, y, c); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("warm") {
+		if r.warm, r.manifests, err = measureWarm(ctx, y, c, o); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// measureCrowds runs the crowds over the internet, every kind once a round.
+func measureCrowds(ctx context.Context, y *yard, c *corpus, o options) (rows []*crowd, err error) {
+	from, err := newOrigin("200 Mbit/s, 20 ms", bandwidth, delay, c.small, c.ten)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	for _, img := range []*image{c.small, c.ten} {
+		rows = append(rows, &crowd{image: img, origin: from})
+	}
+	for round := range o.runs {
+		for _, row := range rows {
+			if err := row.run(ctx, y, round); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return rows, nil
+}
+
 // measurePulls runs the first pulls, every kind once a round.
 func measurePulls(ctx context.Context, y *yard, c *corpus, o options) ([]*firstPull, error) {
+	images := []*image{c.small, c.ten, c.large}
+	if c.big != nil {
+		images = append(images, c.big)
+	}
 	var rows []*firstPull
 	for _, way := range []struct {
 		about     string
 		bandwidth int64
 		delay     time.Duration
 	}{{"200 Mbit/s, 20 ms", bandwidth, delay}, {"unshaped", 0, 0}} {
-		from, err := newOrigin(way.about, way.bandwidth, way.delay, c.small, c.large)
+		from, err := newOrigin(way.about, way.bandwidth, way.delay, images...)
 		if err != nil {
 			return nil, err
 		}
 		defer from.Close()
-		for _, img := range []*image{c.small, c.large} {
+		for _, img := range images {
 			for _, s := range []shape{configFirst, sideBySide} {
 				rows = append(rows, &firstPull{image: img, origin: from, shape: s})
 			}

@@ -18,10 +18,13 @@ const (
 
 // A report is everything that was measured.
 type report struct {
-	when  time.Time
-	runs  int
-	pulls []*firstPull
-	warm  []*load
+	when      time.Time
+	runs      int
+	pulls     []*firstPull
+	crowds    []*crowd
+	memory    []*burden
+	warm      []*load
+	manifests []*manifestLoad
 }
 
 // markdown is the report as the README has it.
@@ -33,6 +36,12 @@ func (r *report) markdown() string {
 		"a blob host. `make bench` measures again and writes this table.\n\n")
 	if len(r.pulls) > 0 {
 		r.writePulls(&b)
+	}
+	if len(r.crowds) > 0 {
+		r.writeCrowds(&b)
+	}
+	if len(r.memory) > 0 {
+		r.writeMemory(&b)
 	}
 	if len(r.warm) > 0 {
 		r.writeWarm(&b)
@@ -68,6 +77,41 @@ func (r *report) writeWarm(b *strings.Builder) {
 		ours, theirs := median(l.gateway), median(l.distribution)
 		fmt.Fprintf(b, "| %s | **%.2f** | %s | %s |\n", l.about, ours/theirs, l.text(ours), l.text(theirs))
 	}
+	b.WriteString("\nManifests with their decision, against distribution's without one: requests a second, the gateway's\n" +
+		"and distribution's. By tag distribution asks upstream each time, the gateway once a minute:\n\n")
+	b.WriteString("|")
+	for _, n := range clientsOfManifests {
+		fmt.Fprintf(b, " | %d at once", n)
+	}
+	b.WriteString(" |\n|---|" + strings.Repeat("--:|", len(clientsOfManifests)) + "\n")
+	for _, m := range r.manifests {
+		b.WriteString("| " + m.about)
+		for _, l := range m.loads {
+			ours, theirs := median(l.gateway), median(l.distribution)
+			fmt.Fprintf(b, " | **%.2f** (%.0f, %.0f)", ours/theirs, ours, theirs)
+		}
+		b.WriteString(" |\n")
+	}
+}
+
+func (r *report) writeCrowds(b *strings.Builder) {
+	fmt.Fprintf(b, "%d clients at once that ask for an unknown image, against one; upstream sends each blob once:\n\n", crowdClients)
+	fmt.Fprintf(b, "| image | origin | ÷ one client | %d clients | one client | requests upstream |\n|---|---|--:|--:|--:|--:|\n", crowdClients)
+	for _, c := range r.crowds {
+		one, all := median(c.one), median(c.all)
+		fmt.Fprintf(b, "| %s | %s | **%.2f** | %s | %s | %d, for one %d |\n", short(c.image.about), c.origin.about,
+			all.Seconds()/one.Seconds(), seconds(all), seconds(one), slices.Max(c.allAsks), slices.Max(c.oneAsks))
+	}
+	b.WriteString("\n")
+}
+
+func (r *report) writeMemory(b *strings.Builder) {
+	b.WriteString("Memory of the gateway's process (its worker is another) while an unknown image is pulled:\n\n")
+	b.WriteString("| image | clients at once | + | before | at most |\n|---|--:|--:|--:|--:|\n")
+	for _, m := range r.memory {
+		fmt.Fprintf(b, "| %s | %d | **%s** | %s | %s |\n", m.image.about, m.clients, size(m.peak-m.before), size(m.before), size(m.peak))
+	}
+	b.WriteString("\n")
 }
 
 // short is the name of an image, before what is told of it.

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -14,6 +17,7 @@ import (
 // A load is what is asked of a server again and again.
 type load struct {
 	about    string
+	method   string             // "" is GET
 	path     func(n int) string // of the n-th request, below the repository
 	size     func(n int) int64
 	requests int
@@ -73,11 +77,17 @@ func (l *load) measure(ctx context.Context, r registry, repo string) (float64, e
 }
 
 func (l *load) one(ctx context.Context, c *client, n int, buf []byte) error {
-	resp, err := c.get(ctx, l.path(n))
+	resp, err := c.ask(ctx, cmp.Or(l.method, http.MethodGet), l.path(n))
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if l.method == http.MethodHead {
+		if resp.ContentLength != l.size(n) {
+			err = fmt.Errorf("HEAD of %s says %d bytes, not %d", l.path(n), resp.ContentLength, l.size(n))
+		}
+		return err
+	}
 	got, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{resp.Body}, buf)
 	if err == nil && got != l.size(n) {
 		err = fmt.Errorf("%d bytes of %s came, not %d", got, l.path(n), l.size(n))
@@ -99,7 +109,6 @@ func (c *corpus) loads(quick bool) []*load {
 	largeSize := func(int) int64 { return large.Size }
 	oneSmall := func(n int) string { return "blobs/" + small[n%len(small)].Digest.String() }
 	smallSize := func(n int) int64 { return small[n%len(small)].Size }
-	manifest := digest.FromBytes(c.warm.manifest)
 	times := 4
 	if quick {
 		times = 1
@@ -109,52 +118,84 @@ func (c *corpus) loads(quick bool) []*load {
 		{about: "256 MiB blob, 8 in parallel", path: oneLarge, size: largeSize, requests: 8 * times / min(times, 2), parallel: 8, bytes: true},
 		{about: "1 MiB blobs, one at a time", path: oneSmall, size: smallSize, requests: 200 * times, parallel: 1, bytes: true},
 		{about: "1 MiB blobs, 8 in parallel", path: oneSmall, size: smallSize, requests: 300 * times, parallel: 8, bytes: true},
-		{about: "manifest by digest, 8 in parallel", path: func(int) string { return "manifests/" + manifest.String() },
-			size: func(int) int64 { return int64(len(c.warm.manifest)) }, requests: 1500 * times, parallel: 8},
 	}
 }
 
+// clientsOfManifests are how many ask for a manifest at once.
+var clientsOfManifests = []int{1, 8, 50}
+
+// A manifestLoad is one row: one request, by ever more clients.
+type manifestLoad struct {
+	about string
+	loads []*load // one for each of clientsOfManifests
+}
+
+// manifestLoads are the rows of the table of manifests. For each request by tag
+// distribution asks upstream.
+func (c *corpus) manifestLoads(quick bool) (rows []*manifestLoad) {
+	requests := 2000
+	if quick {
+		requests = 500
+	}
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		for _, by := range []struct{ about, reference string }{{"by digest", digest.FromBytes(c.warm.manifest).String()}, {"by tag", c.warm.tag}} {
+			row := &manifestLoad{about: method + " " + by.about}
+			for _, n := range clientsOfManifests {
+				row.loads = append(row.loads, &load{about: fmt.Sprintf("manifest, %s, %d in parallel", row.about, n), method: method, requests: requests, parallel: n,
+					path: func(int) string { return "manifests/" + by.reference },
+					size: func(int) int64 { return int64(len(c.warm.manifest)) }})
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
 // measureWarm warms both servers with one pull and runs the loads.
-func measureWarm(ctx context.Context, y *yard, c *corpus, o options) (_ []*load, err error) {
+func measureWarm(ctx context.Context, y *yard, c *corpus, o options) (loads []*load, manifests []*manifestLoad, err error) {
 	from, err := newOrigin("unshaped", 0, 0, c.warm)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer from.Close()
 	gateway, err := y.gateway(ctx, from)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer gateway.stop()
 	distribution, err := y.cache(ctx, from)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer distribution.stop()
 	for _, s := range []*server{gateway, distribution} {
 		from.ResetCounts()
 		for range 2 { // distribution stores what it served once it has ended
 			if _, err := pull(ctx, s.registry, c.warm, sideBySide); err != nil {
-				return nil, s.fault(err)
+				return nil, nil, s.fault(err)
 			}
 		}
 	}
 	if _, err := y.verdict(ctx, gateway, c.warm); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	from.ResetCounts()
-	loads := c.loads(o.quick)
+	loads, manifests = c.loads(o.quick), c.manifestLoads(o.quick)
+	all := loads
+	for _, m := range manifests {
+		all = slices.Concat(all, m.loads)
+	}
 	for round := range o.runs {
-		for _, l := range loads {
+		for _, l := range all {
 			if err := l.run(ctx, c.warm.repo, gateway, distribution, round); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
 	for _, b := range c.warm.blobs {
 		if times, _ := from.Served(b.Digest); times > 0 {
-			return nil, fmt.Errorf("a warm server fetched %s again", b.Digest)
+			return nil, nil, fmt.Errorf("a warm server fetched %s again", b.Digest)
 		}
 	}
-	return loads, nil
+	return loads, manifests, nil
 }
