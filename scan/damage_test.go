@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,11 +19,14 @@ import (
 // notedStore remembers under which keys values were put.
 type notedStore struct {
 	cache.Store
+	mu   sync.Mutex // guards keys
 	keys map[cache.Kind]cache.Key
 }
 
 func (n *notedStore) Put(ctx context.Context, k cache.Key, v []byte, ttl time.Duration) error {
+	n.mu.Lock()
 	n.keys[k.Kind()] = k
+	n.mu.Unlock()
 	return n.Store.Put(ctx, k, v, ttl)
 }
 
@@ -36,7 +40,7 @@ func TestDamagedValues(t *testing.T) {
 				h := newHouse(t)
 				var log strings.Builder
 				h.Log = slog.New(slog.NewTextHandler(&log, nil))
-				store := &notedStore{h.store.Store, map[cache.Kind]cache.Key{}}
+				store := &notedStore{Store: h.store.Store, keys: map[cache.Kind]cache.Key{}}
 				h.store.Store = store
 				b := layerOf(tarOf(t, "a"))
 				b.mediaType = "application/x-something" // its bytes alone make an image of it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -130,14 +131,19 @@ func serveFiles(t *testing.T, h http.Handler) string {
 	return "http://" + l.Addr().String()
 }
 
-// freeAddr returns an address that nothing listens on.
+// freeAddr returns an address that nothing listens on. Its port is below those that the
+// system hands out, so that no other program is given it before it is used.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var last error
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			return addr, l.Close()
+		}
+		last = err
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", last
 }
 
 // setup gives a script a configuration and its addresses.

@@ -133,7 +133,7 @@ type manifestLoad struct {
 // manifestLoads are the rows of the table of manifests. For each request by tag
 // distribution asks upstream.
 func (c *corpus) manifestLoads(quick bool) (rows []*manifestLoad) {
-	requests := 2000
+	requests := 1000
 	if quick {
 		requests = 500
 	}
