@@ -362,6 +362,7 @@ func TestSHA512(t *testing.T) {
 	o.Push(l.origin, "acme/app")
 	byTag := exchange{what: "by tag", path: manifestPath("acme/app", o.Name), status: 200, body: o.Manifest,
 		want: []string{"Docker-Content-Digest: " + o.Digest.String(), `ETag: "` + o.Digest.String() + `"`}}
+	l.eventually("a verdict", func() bool { return l.ask("GET", byTag.path).status == 200 })
 	l.check(byTag)
 	byDigest := byTag
 	byDigest.path = manifestPath("acme/app", o.Digest.String())
