@@ -146,7 +146,7 @@ func (p *pass) pump(z io.Reader, s *stream) error {
 		if !ok {
 			return nil // the walker ended first, and says why
 		}
-		got, err := fill(z, buf)
+		got, err := p.fill(z, buf)
 		n += int64(got)
 		if berr := p.bounds(n, int64(got)); berr != nil {
 			return berr
@@ -174,18 +174,30 @@ func (p *pass) bounds(n, got int64) error {
 	if r := p.lim.Ratio; r > 0 && n > p.lim.RatioAfter && n/r > p.src.n {
 		return &LimitError{What: "uncompressed bytes for each compressed one", Limit: r}
 	}
-	if t := p.lim.Time; t > 0 && time.Since(p.begin)-p.src.waited > t {
-		return &LimitError{What: whatTime, Limit: int64(t / time.Second)}
+	if err := p.inTime(); err != nil {
+		return err
 	}
 	return p.budget.draw(got, 0)
 }
 
-// fill reads until buf is full or r has an error.
-func fill(r io.Reader, buf []byte) (n int, err error) {
+// inTime checks how long the pass has worked.
+func (p *pass) inTime() error {
+	if t := p.lim.Time; t > 0 && time.Since(p.begin)-p.src.waited > t {
+		return &LimitError{What: whatTime, Limit: int64(t / time.Second)}
+	}
+	return nil
+}
+
+// fill reads until buf is full or r has an error. Between reads that give nothing it
+// looks at the time: there may be millions of empty members.
+func (p *pass) fill(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
 		m, err = r.Read(buf[n:])
 		n += m
+		if m == 0 && err == nil {
+			err = p.inTime()
+		}
 	}
 	return n, err
 }

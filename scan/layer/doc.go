@@ -32,9 +32,22 @@
 // have to store other bytes than those that the diff ID names. No image builder of
 // today writes them.
 //
-// Whiteouts. The scanner hides everything below a directory whose name begins like a
-// whiteout, and may apply a whiteout to a file of the same layer; runtimes do neither.
-// Both are Problems.
+// Trees. Runtimes write entries in order, through the links that are there by then; the
+// scanner keeps each at the name that it has. Whiteouts a runtime applies to the layers
+// below, in order; the scanner may apply one to its own layer, and hides everything
+// below a name that begins like one. Overlay file systems ignore that a root is opaque,
+// and take extended attributes of their own for orders. So the guard keeps book of
+// every path as it stands at each entry, and tells where the two go apart. That was
+// found by unpacking and reading random layers, and is tested so: see FuzzLayout in
+// package sbom, where also is told what only several layers together bring about.
+//
+// What begins with zeros and goes on is no readable tar. A file system image such as
+// EROFS does; as a tar it would be an empty one, with something behind its end.
+//
+// Memory. A pass takes 3 MiB, and the book at most 40 bytes for each path: 25 MiB more
+// for 300,000 entries and whiteouts. A header takes up to 5 MiB while it is read, a zstd
+// frame its window. All of it is given back at the end; nothing is allocated from a size
+// that a stranger names.
 //
 // A verdict on content needs its digest. A bit that flips on the way would else
 // condemn a good image for as long as the result is remembered. So before a

@@ -83,11 +83,14 @@ func inflater(br *bufio.Reader, f Format, lim Limits, note func(kind, path, deta
 		if lim.Window > 0 {
 			opts = append(opts, zstd.WithDecoderMaxWindow(uint64(max(lim.Window, zstd.MinWindowSize))))
 		}
+		if lim.Uncompressed > 0 { // of what a frame says of itself, before any of it is there
+			opts = append(opts, zstd.WithDecoderMaxMemory(uint64(lim.Uncompressed)))
+		}
 		z, err := zstd.NewReader(br, opts...)
 		if err != nil {
 			return nil, &FormatError{What: "zstd", Err: unexpected(err)}
 		}
-		return &frames{z: z, window: lim.Window}, nil
+		return &frames{z: z, lim: lim}, nil
 	}
 	return io.NopCloser(br), nil
 }
@@ -130,7 +133,7 @@ func (m *members) next() error {
 		return err
 	case string(head) == "\x1f\x8b":
 		if err := m.z.Reset(m.br); err != nil {
-			return err
+			return unexpected(err) // a header may be cut where its reader doesn't mind
 		}
 		m.z.Multistream(false)
 		return nil
@@ -148,8 +151,8 @@ func (m *members) Close() error { return m.z.Close() }
 
 // frames reads zstd frames, skippable ones among them, as one stream.
 type frames struct {
-	z      *zstd.Decoder
-	window int64
+	z   *zstd.Decoder
+	lim Limits
 }
 
 func (f *frames) Read(p []byte) (int, error) {
@@ -158,7 +161,9 @@ func (f *frames) Read(p []byte) (int, error) {
 	case err == nil, err == io.EOF:
 		return n, err
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
-		return n, &LimitError{What: "bytes of zstd window", Limit: f.window}
+		return n, &LimitError{What: "bytes of zstd window", Limit: f.lim.Window}
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return n, &LimitError{What: "uncompressed bytes", Limit: f.lim.Uncompressed}
 	}
 	return n, &FormatError{What: "zstd", Err: unexpected(err)}
 }

@@ -8,7 +8,7 @@ import (
 
 // Version names the rules of this package. It belongs in the key under which a
 // Result is remembered: a newer guard looks again at what an older one passed.
-const Version = "1"
+const Version = "2"
 
 // A Format is how a layer is compressed, as its first bytes tell.
 type Format string
@@ -51,6 +51,9 @@ const (
 	AmbiguousName     = "ambiguous_name"     // leaves the root, or is the root and no directory
 	AmbiguousSize     = "ambiguous_size"     // a link, directory or device that claims contents
 	AmbiguousWhiteout = "ambiguous_whiteout" // names no file, hides a tree, or hits its own layer
+	AmbiguousLink     = "ambiguous_link"     // a hard link to what its layer does not hold
+	AmbiguousLayout   = "ambiguous_layout"   // a tree that differs with the way in which layers are put together
+	AmbiguousType     = "ambiguous_type"     // a mode of another type than the entry's
 	GlobalHeader      = "global_header"      // would rename or resize the entries that follow
 )
 

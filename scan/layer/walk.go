@@ -4,10 +4,10 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
+	"maps"
 	"math"
-	"path"
+	"slices"
 	"strings"
 )
 
@@ -20,18 +20,8 @@ type walker struct {
 	next    int64  // offset at which the headers of the next entry begin; -1 unknown
 	headers int64  // bytes of headers so far
 
-	// For whiteouts that hit their own layer: the paths that it holds, with those of
-	// the directories above, as hashes, and the paths that its whiteouts remove.
-	seed    maphash.Seed
-	paths   map[uint64]struct{}
-	removed []removal
-	implied int // directories that entries lie in before they have one of their own
-}
-
-// A removal is the path that a whiteout removes.
-type removal struct {
-	hash uint64
-	path string // short
+	book    book
+	implied int // directories that entries lie in before they have a header
 }
 
 // walk reads the stream to its end.
@@ -45,11 +35,10 @@ func (w *walker) walk() error {
 		return w.s.drain(func(int64, []byte) {})
 	}
 	w.p.res.Tar = true
-	w.seed, w.paths = maphash.MakeSeed(), map[uint64]struct{}{}
+	w.book = newBook()
 	if err := w.entries(tar.NewReader(w.s)); err != nil {
 		return w.explain(err)
 	}
-	w.whiteouts()
 	return w.trail()
 }
 
@@ -81,6 +70,7 @@ func (w *walker) entry(hdr *tar.Header) error {
 		return err
 	}
 	w.types(hdr)
+	w.attributes(hdr)
 	return w.names(hdr)
 }
 
@@ -125,80 +115,10 @@ func (w *walker) types(hdr *tar.Header) {
 // globals notes a global header that would change what follows: Go's reader, and so
 // most runtimes, pass over it, others don't.
 func (w *walker) globals(hdr *tar.Header) {
-	for key := range hdr.PAXRecords {
+	for _, key := range slices.Sorted(maps.Keys(hdr.PAXRecords)) {
 		if key == "path" || key == "linkpath" || key == "size" || strings.HasPrefix(key, sparsePrefix) {
 			w.p.note(GlobalHeader, hdr.Name, fmt.Sprintf("a global header sets %q for all entries behind it: readers differ in whether it counts", shortPath(key)))
 			return
-		}
-	}
-}
-
-const (
-	sparsePrefix   = "GNU.sparse."
-	whiteoutPrefix = ".wh."
-	opaqueWhiteout = ".wh..wh..opq"
-)
-
-// names notes names that readers resolve differently, and keeps book of whiteouts.
-func (w *walker) names(hdr *tar.Header) error {
-	if hdr.Typeflag == tar.TypeXGlobalHeader {
-		return nil
-	}
-	name := clean(hdr.Name)
-	if escapes(hdr.Name) {
-		w.p.note(AmbiguousName, hdr.Name, "leads out of the root: some runtimes refuse it, some don't")
-	}
-	if hdr.Typeflag == tar.TypeLink && escapes(hdr.Linkname) {
-		w.p.note(AmbiguousName, hdr.Name, "is a hard link to something outside of the root: some runtimes refuse it, some don't")
-	}
-	if name == "/" && hdr.Typeflag != tar.TypeDir {
-		w.p.note(AmbiguousName, hdr.Name, "is the root and no directory")
-		return nil
-	}
-	dir, base := path.Split(name)
-	if strings.Contains(dir, "/"+whiteoutPrefix) {
-		w.p.note(AmbiguousWhiteout, hdr.Name, "lies below a name that begins as a whiteout does: scanners hide it, runtimes may not")
-	}
-	target, isWhiteout := strings.CutPrefix(base, whiteoutPrefix)
-	switch {
-	case !isWhiteout:
-		return w.remember(name)
-	case base == opaqueWhiteout:
-	case target == "" || target == "." || target == "..":
-		w.p.note(AmbiguousWhiteout, hdr.Name, "removes no file but a whole directory")
-	default:
-		w.removed = append(w.removed, removal{maphash.String(w.seed, dir+target), shortPath(dir + target)})
-	}
-	return w.remember(clean(dir))
-}
-
-// remember adds a path and the directories above it to those that the layer holds.
-// Directories without an entry cost a scanner as much as others, and count like them:
-// else one name of 255 bytes could stand for a hundred.
-func (w *walker) remember(name string) error {
-	for at := name; at != "/"; at = path.Dir(at) {
-		h := maphash.String(w.seed, at)
-		if _, ok := w.paths[h]; ok {
-			break
-		}
-		w.paths[h] = struct{}{}
-		if at == name {
-			continue // counted as an entry
-		}
-		w.implied++
-		if err := w.p.budget.draw(0, 1); err != nil {
-			return err
-		}
-	}
-	return past(int64(w.p.res.Entries+w.implied), int64(w.p.lim.Entries), "entries", w.last)
-}
-
-// whiteouts notes those that remove what their own layer holds. They are for lower
-// layers, but scanners apply them in the order of names, runtimes in that of entries.
-func (w *walker) whiteouts() {
-	for _, r := range w.removed {
-		if _, ok := w.paths[r.hash]; ok {
-			w.p.note(AmbiguousWhiteout, r.path, "is in this layer together with its own whiteout: readers differ in which one counts")
 		}
 	}
 }
@@ -214,7 +134,10 @@ func (w *walker) trail() error {
 	if err != nil {
 		return err
 	}
-	if first >= 0 {
+	switch {
+	case first >= 0 && w.p.res.Entries == 0: // then nothing of it was read
+		return &FormatError{What: "tar", Err: fmt.Errorf("it begins with zeros, and data follow at byte %d of %d: is it a file system image, such as EROFS? Build the image with tar layers", first, w.s.n)}
+	case first >= 0:
 		w.p.note(TrailingData, "", fmt.Sprintf("data follows the end of the tar, at byte %d of %d", first, w.s.n))
 	}
 	return nil
@@ -232,15 +155,6 @@ func (w *walker) explain(err error) error {
 		return &LimitError{What: "bytes of headers for one entry", Limit: w.p.lim.Header, Path: w.last}
 	}
 	return &FormatError{What: "tar", Path: w.last, Err: unexpected(err)}
-}
-
-// clean returns name as an absolute path without dots.
-func clean(name string) string { return path.Clean("/" + name) }
-
-// escapes reports whether name leads out of the directory that it is taken from.
-func escapes(name string) bool {
-	name = path.Clean(name)
-	return name == ".." || strings.HasPrefix(name, "../")
 }
 
 // headerOnly reports whether archive/tar takes entries of type t to have no contents.

@@ -90,7 +90,7 @@ func TestProblems(t *testing.T) {
 		"contiguous file":                 {join(rawHeader("f", '7', 5), pad([]byte("hello")), end), []string{UnknownEntryType}},
 		"gnu volume header":               {join(rawHeader("f", 'V', 0), end), []string{UnknownEntryType}},
 		"solaris acl":                     {join(rawHeader("f", 'A', 5), pad([]byte("hello")), end), []string{UnknownEntryType}},
-		"link with contents":              {join(rawHeader("f", '1', 5), end), []string{AmbiguousSize}},
+		"link with contents":              {join(rawHeader("f", '2', 5), end), []string{AmbiguousSize}},
 		"directory with contents":         {join(rawHeader("f/", '5', 512), file, end), []string{AmbiguousSize}},
 		"global path":                     {join(paxed('g', file, "path=etc/other"), end), []string{GlobalHeader}},
 		"global sparse":                   {join(paxed('g', file, "GNU.sparse.size=10"), end), []string{GlobalHeader}},
