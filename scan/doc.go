@@ -16,6 +16,10 @@
 // The package imports neither syft nor grype. What computes is behind Engine; package
 // worker runs it in a process of its own, out of packages sbom and vuln.
 //
+// Whatever keeps a verdict from covering all of an image stands in its Coverage as a
+// Problem, whole images that could not be scanned included. Kinds lists what there can
+// be; an empty list of problems is for what was read and matched to its end.
+//
 // # Why
 //
 // A key is a recipe: the hash of every input, versions of the tools and of our own

@@ -61,6 +61,7 @@ type SBOM struct {
 	Distro    string    // os-release ID, empty where there is none
 	DistroVer string    // os-release VERSION_ID
 	Problems  []Problem // what could not be read
+	Steps     []Step    // what took how long, where it was made now
 }
 
 // Matches is what a database knows about an SBOM.
@@ -69,6 +70,7 @@ type Matches struct {
 	DistroKnown bool      `json:"distro_known"`         // as in Coverage
 	DistroEOL   string    `json:"distro_eol,omitempty"` // as in Coverage
 	Problems    []Problem `json:"problems,omitempty"`   // what could not be matched
+	Steps       []Step    `json:"steps,omitempty"`      // what took how long
 }
 
 // A ContentError is an error that is a property of the image's bytes: the same bytes

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Finish returns the verdict, after all Layer calls have returned. It returns an error
@@ -26,8 +27,12 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 	if !sc.allKnown() {
 		return nil, fmt.Errorf("image %s: not all of its layers were given", sc.img.Digest)
 	}
-	if sc.sbom == nil { // the same layers may be known in another compression
-		sc.lookUpSBOM(ctx)
+	if !sc.known() { // the same layers may be known in another compression
+		sc.lookUp(ctx)
+	}
+	if sc.verdict != nil {
+		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), sc.record(), contentTTL)
+		return sc.verdict, context.Cause(ctx)
 	}
 	stored := sc.sbom != nil
 	if !stored {
@@ -36,9 +41,10 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 			return v, err
 		}
 	}
-	rec := &imageRecord{SBOM: sc.sbomKey.ID(), Guard: sc.guardProblems()}
+	rec := sc.record()
 	var writing sync.WaitGroup // beside the match, which takes nothing of it
 	writing.Go(func() {
+		defer Timed(ctx, StepStore)()
 		if !stored {
 			sc.s.putSBOM(ctx, sc.sbomKey, sc.sbom)
 		}
@@ -52,7 +58,7 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 func (sc *Scan) catalogue(ctx context.Context) (*Verdict, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, sc.s.timeout(), errTimeout)
 	defer cancel()
-	err := sc.sessionErr
+	began, err := time.Now(), sc.sessionErr
 	var b *SBOM
 	if err == nil {
 		b, err = sc.session.Catalogue(limited)
@@ -70,12 +76,13 @@ func (sc *Scan) catalogue(ctx context.Context) (*Verdict, error) {
 	var content *ContentError
 	switch {
 	case errors.As(err, &content):
-		v := sc.s.settled(Failed, CauseScanFailed, oneLine(content.Detail))
+		v := sc.s.refused(Problem{Kind: KindImageUnreadable, Detail: content.Detail})
 		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), imageRecord{Outcome: v}, outcomeTTL)
 		return v, nil
 	case err != nil:
-		return sc.s.failed(CauseScanFailed, fmt.Errorf("catalogue its packages: %w", err)), nil
+		return sc.s.failed(CauseScanFailed, inTime(err, KindCatalogueFailed, KindCatalogueTimeout), fmt.Errorf("catalogue its packages: %w", err)), nil
 	}
+	consume(ctx, StepCatalogue, began, b.Steps)
 	sc.sbom = b
 	return nil, nil
 }
@@ -87,12 +94,12 @@ func (sc *Scan) judge() *Verdict {
 	}
 	switch {
 	case sc.nothingRuns():
-		sc.outcome = sc.s.settled(Unsupported, CauseNone, "no layer of it is a file system")
+		sc.outcome = sc.s.nothing(Unsupported, "no layer of it is a file system")
 	case sc.doubtful() && !sc.allKnown():
 	case sc.miscounted():
-		sc.refuse(Failed, CauseScanFailed, "its config has %d diff IDs, its manifest %d layers", len(sc.config.RootFS.DiffIDs), len(sc.parts))
+		sc.refuse(KindLayerCount, -1, "its config has %d diff IDs, its manifest %d layers", len(sc.config.RootFS.DiffIDs), len(sc.parts))
 	case len(sc.parts) == 0:
-		sc.outcome = sc.s.settled(Complete, CauseNone, "it has no layers")
+		sc.outcome = sc.s.nothing(Complete, "it has no layers")
 	case sc.allKnown():
 		sc.judgeLayers()
 	}
@@ -108,20 +115,30 @@ func (sc *Scan) judgeLayers() {
 		name := short(sc.img.Layers[i].Digest)
 		switch {
 		case unreadable(sc.img.Layers[i].MediaType):
-			sc.refuse(Failed, CauseScanFailed, "layer %d (%s) is of the type %s, which can't be scanned", i, name, sc.img.Layers[i].MediaType)
+			sc.refuseType(i)
 		case !p.result.Tar:
-			sc.refuse(Failed, CauseScanFailed, "layer %d (%s, %s) is no tar, so what is in it is unknown", i, name, sc.img.Layers[i].MediaType)
+			sc.refuse(KindLayerUnreadable, i, "layer %d (%s, %s) is no tar, so what is in it is unknown", i, name, sc.img.Layers[i].MediaType)
 		case !sc.claimed(i):
-			sc.refuse(Failed, CauseScanFailed, "layer %d (%s) has the diff ID %s, the image's config says %s", i, name,
+			sc.refuse(KindLayerDiffers, i, "layer %d (%s) has the diff ID %s, the image's config says %s", i, name,
 				short(p.result.DiffID), short(sc.config.RootFS.DiffIDs[i]))
 		}
 	}
 	if limit := sc.s.imageBytes(); bytes > limit {
-		sc.refuse(Limit, CauseScanLimit, "its layers have %d bytes uncompressed, more than %d (%s)", bytes, limit, imageBytesSetting)
+		sc.refuse(KindImageLimit, -1, "its layers have %d bytes uncompressed, more than %d (%s)", bytes, limit, imageBytesSetting)
 	}
 	if limit := sc.s.imageEntries(); entries > limit {
-		sc.refuse(Limit, CauseScanLimit, "its layers have %d entries, more than %d", entries, limit)
+		sc.refuse(KindImageLimit, -1, "its layers have %d entries, more than %d", entries, limit)
 	}
+}
+
+// refuseType refuses layer i for its media type.
+func (sc *Scan) refuseType(i int) {
+	name, mediaType := short(sc.img.Layers[i].Digest), sc.img.Layers[i].MediaType
+	if encrypted(mediaType) {
+		sc.refuse(KindLayerEncrypted, i, "layer %d (%s) is encrypted (%s), so it can't be scanned; push the image without encryption", i, name, mediaType)
+		return
+	}
+	sc.refuse(KindLayerType, i, "layer %d (%s) is of the type %s, which can't be scanned; build the image with tar layers", i, name, mediaType)
 }
 
 // nothingRuns reports whether an image by its config holds no file system by its

@@ -48,7 +48,7 @@ type Image struct {
 // A Problem is something in an image that could not be read or matched. One is
 // enough to keep a verdict from being Complete.
 type Problem struct {
-	Kind   string        `json:"kind"`            // a stable word, such as "sparse_entry" or "cataloguer_failed"
+	Kind   string        `json:"kind"`            // a stable word, one of Kinds
 	Layer  digest.Digest `json:"layer,omitempty"` // compressed digest, where it is one layer's
 	Path   string        `json:"path,omitempty"`
 	Detail string        `json:"detail"` // one line for people
@@ -60,7 +60,7 @@ type Coverage struct {
 	DistroVer   string    `json:"distro_version,omitempty"` // VERSION_ID; meaningless for rolling distributions
 	DistroKnown bool      `json:"distro_known"`             // the database has data for the distribution, or the image has no distribution packages
 	DistroEOL   string    `json:"distro_eol,omitempty"`     // YYYY-MM-DD, where the database knows it
-	Problems    []Problem `json:"problems"`                 // never null in JSON
+	Problems    []Problem `json:"problems"`                 // never null in JSON; empty only for complete and unsupported
 }
 
 // A Database names one build of the vulnerability database.

@@ -210,7 +210,7 @@ func decodeSBOM(packed []byte) (*SBOM, error) {
 	if err := json.Unmarshal(plain[4:end], &head); err != nil {
 		return nil, err
 	}
-	return &SBOM{plain[end:], head.Packages, head.Distro, head.DistroVer, head.Problems}, nil
+	return &SBOM{JSON: plain[end:], Packages: head.Packages, Distro: head.Distro, DistroVer: head.DistroVer, Problems: head.Problems}, nil
 }
 
 // getSBOM reads the SBOM with the key id given. A miss wraps fs.ErrNotExist, and so does
@@ -221,6 +221,11 @@ func (s *Scanner) getSBOM(ctx context.Context, id string) (*SBOM, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.unpackSBOM(k, packed)
+}
+
+// unpackSBOM reads what stands under k. One that can't be read wraps fs.ErrNotExist.
+func (s *Scanner) unpackSBOM(k cache.Key, packed []byte) (*SBOM, error) {
 	b, err := decodeSBOM(packed)
 	if err != nil {
 		return nil, s.damaged(k, err)

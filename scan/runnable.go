@@ -80,6 +80,10 @@ func unreadable(mediaType string) bool {
 	return false
 }
 
+// encrypted reports whether a layer's media type says that its bytes are encrypted
+// (github.com/containers/ocicrypt, spec).
+func encrypted(mediaType string) bool { return strings.Contains(baseType(mediaType), "+encrypted") }
+
 // baseType returns a media type without parameters, in lower case: what lenient
 // readers of it compare.
 func baseType(mediaType string) string {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,7 +32,8 @@ type Scan struct {
 
 	session    Session // nil when no layer has to be read, or with sessionErr
 	sessionErr error
-	sbom       *SBOM // known from the Store
+	sbom       *SBOM    // known from the Store
+	verdict    *Verdict // known from the Store, in place of the SBOM
 	sbomKey    cache.Key
 
 	mu     sync.Mutex // guards parts and outcome until Finish
@@ -50,6 +52,7 @@ type part struct {
 // ctx bounds the scan to its end. An image that can't be scanned is no error: its
 // verdict comes from Finish. The caller must call Close.
 func (s *Scanner) Begin(ctx context.Context, img Image) (*Scan, error) {
+	defer Timed(ctx, StepLookup)()
 	sc := &Scan{s: s, img: img, parts: make([]part, len(img.Layers))}
 	if err := sc.readManifest(); err != nil {
 		return nil, err
@@ -60,7 +63,7 @@ func (s *Scanner) Begin(ctx context.Context, img Image) (*Scan, error) {
 	if err := sc.remember(ctx); err != nil {
 		return nil, err
 	}
-	if sc.sbom != nil || sc.miscounted() || sc.allKnown() && sc.judge() != nil {
+	if sc.known() || sc.miscounted() || sc.allKnown() && sc.judge() != nil {
 		return sc, nil
 	}
 	// A worker that can't begin fails this scan's verdict; its layers are still worth
@@ -89,12 +92,12 @@ func (sc *Scan) readManifest() error {
 		return fmt.Errorf("image %s: %w", sc.img.Digest, err)
 	}
 	if class == Artifact {
-		sc.outcome = sc.s.settled(Unsupported, CauseNone, "nothing in it that a runtime would run")
+		sc.outcome = sc.s.nothing(Unsupported, "nothing in it that a runtime would run")
 		return nil
 	}
 	sc.image = imageConfig(m.Config.MediaType)
 	if err := json.Unmarshal(sc.img.Config, &sc.config); err != nil {
-		sc.refuse(Failed, CauseScanFailed, "its config can't be read: %v", err)
+		sc.refuse(KindConfigUnreadable, -1, "its config can't be read: %v", err)
 		return nil
 	}
 	return nil
@@ -121,9 +124,9 @@ func (sc *Scan) remember(ctx context.Context) error {
 	}
 	sc.budget = sc.leftBudget()
 	if sc.allKnown() {
-		sc.lookUpSBOM(ctx)
+		sc.lookUp(ctx)
 	}
-	if sc.sbom != nil {
+	if sc.known() {
 		return context.Cause(ctx)
 	}
 	for i, p := range sc.parts {
@@ -136,16 +139,29 @@ func (sc *Scan) remember(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// lookUpSBOM sets the SBOM if the Store has it. All layers are known.
-func (sc *Scan) lookUpSBOM(ctx context.Context) {
+// lookUp sets the verdict if the Store has it for today's database, else the SBOM if it
+// has that. All layers are known.
+func (sc *Scan) lookUp(ctx context.Context) {
 	sc.sbomKey = sc.s.sbomKey(sc.computed(), sc.config)
-	b, err := sc.s.getSBOM(ctx, sc.sbomKey.ID())
-	switch {
-	case err == nil:
-		sc.sbom = b
-	case !errors.Is(err, fs.ErrNotExist):
+	packed, err := sc.s.Store.Get(ctx, sc.sbomKey)
+	if err == nil {
+		// Unpacking a large SBOM takes longer than all else that is to do here.
+		if sc.verdict, err = sc.s.matched(ctx, sc.record()); err == nil {
+			return
+		}
+		sc.sbom, err = sc.s.unpackSBOM(sc.sbomKey, packed)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		sc.s.log().Warn("an SBOM can't be read, the image is catalogued again", "image", sc.img.Digest, "error", err)
 	}
+}
+
+// known reports whether the Store had what makes reading the layers needless.
+func (sc *Scan) known() bool { return sc.sbom != nil || sc.verdict != nil }
+
+// record is what leads from the image to its SBOM.
+func (sc *Scan) record() *imageRecord {
+	return &imageRecord{SBOM: sc.sbomKey.ID(), Guard: sc.guardProblems()}
 }
 
 // leftBudget returns what the layers yet to be read may hold together.
@@ -190,7 +206,7 @@ func (sc *Scan) computed() []digest.Digest {
 func (sc *Scan) Needs(i int) bool {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
-	if sc.outcome != nil || sc.sbom != nil {
+	if sc.outcome != nil || sc.known() {
 		return false
 	}
 	p := sc.parts[i]
@@ -218,7 +234,10 @@ func (sc *Scan) Layer(ctx context.Context, i int, r io.Reader) error {
 }
 
 func (sc *Scan) layer(ctx context.Context, i int, r io.Reader) error {
-	desc := sc.img.Layers[i]
+	desc, began := sc.img.Layers[i], time.Now()
+	defer func() {
+		timeline(ctx).Add(Step{Name: StepGuard, Layer: desc.Digest, Began: began, Took: time.Since(began)})
+	}()
 	w, err := sc.s.Layers.Create(nil)
 	if err != nil {
 		return err
@@ -259,9 +278,11 @@ func (sc *Scan) guardFailed(i int, err error) error {
 	defer sc.mu.Unlock()
 	switch name := short(sc.img.Layers[i].Digest); {
 	case errors.As(err, &limit):
-		sc.refuse(Limit, CauseScanLimit, "layer %d (%s) is past a bound%s: %v", i, name, raisedBy(limit), err)
+		sc.refuse(KindLayerLimit, i, "layer %d (%s) is past a bound%s: %v", i, name, raisedBy(limit), err)
+	case errors.As(err, &format) && unreadable(sc.img.Layers[i].MediaType):
+		sc.refuseType(i)
 	case errors.As(err, &format):
-		sc.refuse(Failed, CauseScanFailed, "layer %d (%s) can't be read: %v", i, name, err)
+		sc.refuse(KindLayerUnreadable, i, "layer %d (%s) can't be read: %v", i, name, err)
 	default:
 		return err
 	}
@@ -278,11 +299,33 @@ func (sc *Scan) tell(i int) {
 	sc.sessionErr = sc.session.Layer(i, sc.parts[i].blob.Path())
 }
 
-// refuse settles the verdict; a bound that was passed stands above all else.
-func (sc *Scan) refuse(state State, cause Cause, format string, args ...any) {
-	if sc.outcome == nil || sc.outcome.Scan.State != Limit {
-		sc.outcome = sc.s.settled(state, cause, oneLine(fmt.Sprintf(format, args...)))
+// maxRefusals is how many reasons against an image are told one by one.
+const maxRefusals = 20
+
+// refuse settles the verdict for a kind of reason, which is layer i's where i is not
+// negative. Coverage names every reason; the last one makes the verdict's detail, but a
+// bound that was passed stands above all else.
+func (sc *Scan) refuse(kind string, i int, format string, args ...any) {
+	p := Problem{Kind: kind, Detail: fmt.Sprintf(format, args...)}
+	if i >= 0 {
+		p.Layer = sc.img.Layers[i].Digest
 	}
+	v, before := sc.s.refused(p), sc.outcome
+	if before != nil {
+		told := append(before.Scan.Coverage.Problems, v.Scan.Coverage.Problems...)
+		if before.Scan.State == Limit {
+			v = before
+		}
+		v.Scan.Coverage.Problems = told[:min(len(told), maxRefusals)]
+	}
+	sc.outcome = v
+}
+
+// Waiting reports whether the scan waits until the Engine has room for it. It may be
+// called at any time.
+func (sc *Scan) Waiting() bool {
+	s, ok := sc.session.(interface{ Waiting() bool })
+	return ok && s.Waiting()
 }
 
 // Close ends the scan and lets its layers go. No Layer or Finish may run beside it.

@@ -90,6 +90,24 @@ func (s *Scanner) Cached(ctx context.Context, d digest.Digest) (*Verdict, error)
 	return s.matched(ctx, rec)
 }
 
+// By returns the verdict that stands in the Store for another build of the database than
+// today's; of db only Checksum and Built count. It wraps fs.ErrNotExist when there is none,
+// or when no database had a say in it.
+func (s *Scanner) By(ctx context.Context, d digest.Digest, db Database) (*Verdict, error) {
+	rec, err := s.record(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if rec.SBOM == "" {
+		return nil, fmt.Errorf("image %s: its verdict is by no database: %w", d, fs.ErrNotExist)
+	}
+	key, err := s.verdictKey(rec, db)
+	if err != nil {
+		return nil, err
+	}
+	return s.verdict(ctx, key)
+}
+
 // Catalogued reports whether an image's SBOM is stored, so that a new database needs
 // none of its bytes. A Store that can't be read is a no.
 func (s *Scanner) Catalogued(ctx context.Context, d digest.Digest) bool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,27 +15,50 @@ import (
 	"github.com/sluicegate/sluice/cache"
 )
 
-// settled returns a verdict that no SBOM or database could change, or that there is
-// none for now: in state, for cause, and why.
-func (s *Scanner) settled(state State, cause Cause, detail string) *Verdict {
+// nothing returns the verdict on an image in which there is nothing to find: in state,
+// and why.
+func (s *Scanner) nothing(state State, detail string) *Verdict {
 	return &Verdict{
-		Scan: Summary{State: state, Cause: cause, Detail: detail, ScannedAt: s.now().UTC(),
-			Coverage: Coverage{DistroKnown: state == Complete || state == Unsupported, Problems: []Problem{}}},
+		Scan: Summary{State: state, Detail: detail, ScannedAt: s.now().UTC(),
+			Coverage: Coverage{DistroKnown: true, Problems: []Problem{}}},
 		Findings: []Finding{},
 	}
 }
 
-// failed returns the verdict that something went wrong which is not the image's doing.
-func (s *Scanner) failed(cause Cause, err error) *Verdict {
-	return s.settled(Failed, cause, oneLine(err.Error()))
+// refused returns the verdict that p, which no SBOM or database could change, keeps an
+// image from being scanned.
+func (s *Scanner) refused(p Problem) *Verdict {
+	p.Detail = oneLine(p.Detail)
+	v := Unscanned(CauseScanFailed, p.Detail)
+	if p.Kind == KindLayerLimit || p.Kind == KindImageLimit {
+		v.Scan.State, v.Scan.Cause = Limit, CauseScanLimit
+	}
+	v.Scan.ScannedAt, v.Scan.Coverage.Problems = s.now().UTC(), []Problem{p}
+	return v
+}
+
+// failed returns the verdict that something went wrong which is not the image's doing:
+// of a kind, or of its cause where there is no more to say.
+func (s *Scanner) failed(cause Cause, kind string, err error) *Verdict {
+	v := Unscanned(cause, oneLine(err.Error()))
+	v.Scan.ScannedAt, v.Scan.Coverage.Problems[0].Kind = s.now().UTC(), kind
+	return v
+}
+
+// inTime returns kind, or late where err says that the work took too long.
+func inTime(err error, kind, late string) string {
+	if errors.Is(err, errTimeout) {
+		return late
+	}
+	return kind
 }
 
 // noDatabase returns the verdict that there is nothing to match with.
 func (s *Scanner) noDatabase(err error) *Verdict {
 	if errors.Is(err, ErrDatabaseStale) {
-		return s.failed(CauseDBStale, err)
+		return s.failed(CauseDBStale, string(CauseDBStale), err)
 	}
-	return s.failed(CauseDBMissing, err)
+	return s.failed(CauseDBMissing, string(CauseDBMissing), err)
 }
 
 // match returns the verdict on an image whose SBOM is at hand: the one that is stored
@@ -61,6 +85,7 @@ func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Ver
 
 	limited, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)
 	defer cancel()
+	began := time.Now()
 	m, err := s.Engine.Match(limited, sbom.JSON, db)
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -69,16 +94,19 @@ func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Ver
 		err = context.Cause(limited)
 	}
 	if err != nil {
-		return s.failed(CauseScanFailed, fmt.Errorf("match with the vulnerability database: %w", err)), nil
+		return s.failed(CauseScanFailed, inTime(err, KindMatchFailed, KindMatchTimeout), fmt.Errorf("match with the vulnerability database: %w", err)), nil
 	}
+	defer func() { consume(ctx, StepMatch, began, m.Steps) }()
 	v = s.compose(rec, sbom, m, db)
 	if err := s.firstSeen(ctx, v.Findings); err != nil {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		return s.failed(CauseStoreDown, fmt.Errorf("look up when findings were first seen: %w", err)), nil
+		return s.failed(CauseStoreDown, string(CauseStoreDown), fmt.Errorf("look up when findings were first seen: %w", err)), nil
 	}
+	end := Timed(ctx, StepKeep)
 	s.put(ctx, key, v, verdictTTL)
+	end()
 	return v, nil
 }
 
@@ -86,7 +114,7 @@ func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Ver
 func (s *Scanner) compose(rec *imageRecord, sbom *SBOM, m *Matches, db Database) *Verdict {
 	problems := append([]Problem{}, slices.Concat(rec.Guard, sbom.Problems, m.Problems)...)
 	if !m.DistroKnown && len(m.Problems) == 0 {
-		problems = append(problems, Problem{Kind: "distro_unknown", Detail: fmt.Sprintf("the database has no data for the distribution %q", sbom.Distro)})
+		problems = append(problems, Problem{Kind: KindDistroUnknown, Detail: fmt.Sprintf("the database has no data for the distribution %q", sbom.Distro)})
 	}
 	v := &Verdict{
 		Scan: Summary{
@@ -97,7 +125,12 @@ func (s *Scanner) compose(rec *imageRecord, sbom *SBOM, m *Matches, db Database)
 	}
 	if n := len(problems); n > 0 {
 		v.Scan.State, v.Scan.Cause = Partial, CauseScanFailed
-		v.Scan.Detail = oneLine(fmt.Sprintf("%d part(s) of it can't be read or matched; the first: %s %s: %s", n, problems[0].Kind, problems[0].Path, problems[0].Detail))
+		p := problems[0]
+		v.Scan.Detail = strings.TrimSpace(p.Kind+" "+p.Path) + ": " + p.Detail
+		if n > 1 {
+			v.Scan.Detail = fmt.Sprintf("%d problems, the first: %s", n, v.Scan.Detail)
+		}
+		v.Scan.Detail = oneLine(v.Scan.Detail)
 	}
 	for i := range v.Findings {
 		f := &v.Findings[i]
@@ -165,6 +198,7 @@ const firstSeenAtOnce = 16
 // firstSeen sets on each finding when its advisory was first seen on its package name
 // by any user of the Store, which is today where it was not.
 func (s *Scanner) firstSeen(ctx context.Context, findings []Finding) error {
+	defer Timed(ctx, StepFirstSeen)()
 	type pair struct{ advisory, name string }
 	dates := map[pair]*string{}
 	today := []byte(s.now().UTC().Format(time.DateOnly))

@@ -17,7 +17,7 @@ import (
 
 // revision counts changes of this package that change an SBOM, or the Problems that
 // come with it, where no setting below shows them.
-const revision = 1
+const revision = 2
 
 // config returns the configuration of every catalogue: that of the grype command,
 // without the files.
@@ -28,6 +28,9 @@ func config() *syft.CreateSBOMConfig {
 	cfg.Packages.Golang = cfg.Packages.Golang.WithCaptureSymbols(cataloging.SymbolScopeAll)
 	// It reads go.mod files by the go command, which may ask the network.
 	cfg.Packages.Golang.UsePackagesLib = false
+	// Folders of whoever runs this, which nothing reads: they would make the SBOM, and the
+	// key that it is kept under, depend on the machine.
+	cfg.Packages.Golang.LocalModCacheDir, cfg.Packages.JavaArchive.MavenLocalRepositoryDir = "", ""
 	// Nothing can match a package without a version.
 	cfg.Compliance.MissingVersion = cataloging.ComplianceActionDrop
 	return cfg

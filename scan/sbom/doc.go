@@ -32,6 +32,32 @@
 // its result is dropped when nobody waits for it any more, and the process that it
 // runs in is what is ended when it takes too long: see package worker.
 //
+// What a catalogue says is the bytes that syft alone would say, by shorter ways to them,
+// which tests hold together byte by byte. Of the image of a Debian with 550 packages,
+// syft alone takes 2.5 CPU seconds; these ways make it 1.3, and 0.5 where all but a
+// small layer was catalogued before:
+//   - a pattern of names is compared with the names that begin as it does, not with all
+//     of the image (basenames);
+//   - what was searched for once in an image is not searched for again (searches);
+//   - packages are related with the files that they own at the end, not before all that
+//     is done with relationships (ownFiles);
+//   - a cataloguer whose questions an image answers as another one did finds what it
+//     found there (memo). Its outcome depends on nothing but the answers: a location
+//     names the layer by the hash of its bytes, and the path in it, so that equal
+//     answers are equal bytes. An error, a failing disk, a list of all files, a file
+//     that no answer led to: then nothing is remembered. Some look at each file by
+//     itself, and are remembered layer by layer (byLayer). All of it stays in the memory
+//     of the process, within bounds.
+//
+// This rests on diff IDs that are true: Scan gives a session no layer whose bytes have
+// another than the config claims.
+//
+// Layers are kept whole, though cataloguers open but 2,100 of the 28,000 files of that
+// Debian, with 44 % of its bytes. Which they are is known only afterwards: it depends on
+// what other files say, and on what an image above adds. A rule that keeps all that may
+// be asked for saved 16 to 43 % of the disk, no time, and lost a relationship when it was
+// a little wrong; the layer store has a quota and forgets what was not used for long.
+//
 // Cataloguers hide some errors of the file system that they look at. A resolver
 // around syft's own writes these down, and each is a Problem.
 package sbom

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/anchore/syft/syft/file"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
@@ -25,6 +26,7 @@ type picture struct {
 	img    scan.Image
 	config *v1.ConfigFile
 	layers []*landing
+	files  file.Resolver // set once the layers are indexed
 }
 
 // newPicture reads the config and makes one layer for each of the image's.

@@ -18,7 +18,8 @@ import (
 // Cataloguers log some of these and go on as if there were no such files.
 type watched struct {
 	source.Source
-	seen *errorList
+	seen     *errorList
+	searches *searches
 }
 
 func (w watched) FileResolver(scope source.Scope) (file.Resolver, error) {
@@ -26,14 +27,15 @@ func (w watched) FileResolver(scope source.Scope) (file.Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return watchedResolver{r, w.seen}, nil
+	return watchedResolver{r, w.seen, w.searches}, nil
 }
 
 // watchedResolver passes everything on to the resolver inside. It hides
 // file.OCIMediaTypeResolver, which finds nothing in an image with a root file system.
 type watchedResolver struct {
 	file.Resolver
-	seen *errorList
+	seen     *errorList
+	searches *searches // nil: each search is made
 }
 
 func (r watchedResolver) FileContentsByLocation(l file.Location) (io.ReadCloser, error) {
@@ -61,40 +63,38 @@ func (r watchedResolver) FileMetadataByLocation(l file.Location) (file.Metadata,
 }
 
 func (r watchedResolver) FilesByPath(paths ...string) ([]file.Location, error) {
-	ls, err := r.Resolver.FilesByPath(paths...)
-	r.search("path", paths, err)
-	return ls, err
+	return r.search(question{byPath, paths}, r.Resolver.FilesByPath)
 }
 
 func (r watchedResolver) FilesByGlob(patterns ...string) ([]file.Location, error) {
-	ls, err := r.Resolver.FilesByGlob(patterns...)
-	r.search("pattern", patterns, err)
-	return ls, err
+	return r.search(question{byGlob, patterns}, r.Resolver.FilesByGlob)
 }
 
 func (r watchedResolver) FilesByMIMEType(mimeTypes ...string) ([]file.Location, error) {
-	ls, err := r.Resolver.FilesByMIMEType(mimeTypes...)
-	r.search("type", mimeTypes, err)
-	return ls, err
+	return r.search(question{byMIME, mimeTypes}, r.Resolver.FilesByMIMEType)
 }
 
 // RelativeFileByPath drops an error of the search, which is why it is done here: in a
 // squashed image it is the search by path.
 func (r watchedResolver) RelativeFileByPath(_ file.Location, path string) *file.Location {
-	ls, err := r.FilesByPath(path)
-	if err != nil || len(ls) == 0 {
-		return nil
-	}
-	return &ls[0]
+	return first(r.FilesByPath(path))
 }
 
-// search writes down the error of a search. A link that leads nowhere or in a circle
-// is a fact about the image, and hides nothing.
-func (r watchedResolver) search(by string, what []string, err error) {
-	if err == nil || filetree.IsUnresolvableLink(err) {
-		return
+func first(found []file.Location, err error) *file.Location {
+	if err != nil || len(found) == 0 {
+		return nil
 	}
-	r.seen.add("", fmt.Errorf("find files by %s %q: %w", by, what[:min(len(what), 3)], err))
+	return &found[0]
+}
+
+// search makes a search that wasn't made before, and writes its error down. A link that
+// leads nowhere or in a circle is a fact about the image, and hides nothing.
+func (r watchedResolver) search(q question, ask func(...string) ([]file.Location, error)) ([]file.Location, error) {
+	found, err := r.searches.get(q, func() ([]file.Location, error) { return ask(q.what...) })
+	if err != nil && !filetree.IsUnresolvableLink(err) {
+		r.seen.add("", fmt.Errorf("find files by %s %q: %w", q.by, q.what[:min(len(q.what), 3)], err))
+	}
+	return found, err
 }
 
 // watch returns rc with its read errors written down. What cataloguers need besides

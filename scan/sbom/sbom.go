@@ -16,6 +16,7 @@ import (
 	"github.com/anchore/syft/syft/cataloging"
 	"github.com/anchore/syft/syft/format/syftjson"
 	syftsbom "github.com/anchore/syft/syft/sbom"
+	"github.com/anchore/syft/syft/source"
 	"github.com/anchore/syft/syft/source/stereoscopesource"
 	"github.com/opencontainers/go-digest"
 
@@ -33,6 +34,7 @@ type Cataloguer struct {
 	slots    chan struct{}
 	err      error
 
+	memo memo
 	work sync.WaitGroup // sessions that still hold files
 }
 
@@ -127,6 +129,9 @@ func (c *Cataloguer) catalogue(ctx context.Context, p *picture, dir string) (_ *
 			err = fmt.Errorf("panic in the catalogue: %v\n%s", r, debug.Stack())
 		}
 	}()
+	var steps scan.Timeline
+	ctx = steps.Context(ctx)
+	end := scan.Timed(ctx, scan.StepIndex)
 	img := image.New(p, nil, dir, image.WithManifest(p.img.Manifest), image.WithConfig(p.img.Config))
 	defer img.Cleanup() //nolint:errcheck // closes files that were only read
 	if err := img.Read(c.readContext(ctx)); err != nil {
@@ -135,25 +140,64 @@ func (c *Cataloguer) catalogue(ctx context.Context, p *picture, dir string) (_ *
 		}
 		return nil, fmt.Errorf("index the layers: %w", err)
 	}
+	if err := quicken(img); err != nil {
+		return nil, fmt.Errorf("index the layers: %w", err)
+	}
+	end()
+	end = scan.Timed(ctx, scan.StepTurn)
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
 	}
+	end()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 
 	seen := &errorList{}
-	src := watched{stereoscopesource.New(img, stereoscopesource.ImageConfig{Reference: p.img.Reference}), seen}
-	found, err := syft.CreateSBOM(c.catalogueContext(ctx), src, config())
+	src := watched{stereoscopesource.New(img, stereoscopesource.ImageConfig{Reference: p.img.Reference}), seen, new(searches)}
+	found, err := c.create(ctx, src, p.config.OS)
 	if err != nil {
 		return nil, fmt.Errorf("catalogue: %w", err)
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return encode(found, p, seen)
+	end = scan.Timed(ctx, scan.StepEncode)
+	if p.files, err = src.FileResolver(config().Search.Scope); err != nil {
+		return nil, err
+	}
+	out, err := encode(found, p, seen)
+	if err != nil {
+		return nil, err
+	}
+	out.Problems = append(out.Problems, ambiguities(img.Layers, p)...)
+	end()
+	out.Steps = steps.Steps()
+	return out, nil
+}
+
+// create has syft catalogue src under config, by shorter ways to the same.
+func (c *Cataloguer) create(ctx context.Context, src source.Source, system string) (*syftsbom.SBOM, error) {
+	end := scan.Timed(ctx, scan.StepPackages)
+	cfg := config()
+	cfg.Relationships.PackageFileOwnership = false
+	if system != "windows" { // there, what a layer's hard link holds is up to the layers below
+		cfg = remember(cfg, &c.memo)
+	}
+	found, err := syft.CreateSBOM(c.catalogueContext(ctx), src, cfg)
+	end()
+	if err != nil {
+		return nil, err
+	}
+	defer scan.Timed(ctx, scan.StepRelationships)()
+	files, err := src.FileResolver(cfg.Search.Scope)
+	if err != nil {
+		return nil, err
+	}
+	ownFiles(found, files)
+	return found, describe(found, config())
 }
 
 // readContext bounds the reading of one image. Fetching is unbounded, since all that
@@ -210,7 +254,7 @@ func encode(found *syftsbom.SBOM, p *picture, seen *errorList) (*scan.SBOM, erro
 	out := &scan.SBOM{
 		JSON:     buf.Bytes(),
 		Packages: found.Artifacts.Packages.PackageCount(),
-		Problems: problems(found.Artifacts.Unknowns, seen.all(), layers),
+		Problems: problems(unexcused(believed(found), p.files), seen.all(), layers),
 	}
 	if d := found.Artifacts.LinuxDistribution; d != nil {
 		out.Distro, out.DistroVer = clean(d.ID, 100), clean(d.VersionID, 100)

@@ -267,7 +267,7 @@ func built(t testing.TB) []sample {
 		entry{name: "lib/apk/db/installed", content: apkInstalled})
 	links := tarOf(t, entry{name: "opt/current", link: "/app", kind: tar.TypeSymlink}, entry{name: "loop", link: "loop", kind: tar.TypeSymlink},
 		entry{name: "dangling", link: "/nowhere", kind: tar.TypeSymlink}, entry{name: "etc/again", link: "etc/os-release", kind: tar.TypeLink})
-	broken := tarOf(t, entry{name: "app/node_modules/broken/package.json", content: "{"}, entry{name: "usr/bin/tool", content: "\x7fELF" + strings.Repeat("x", 500)})
+	broken := tarOf(t, entry{name: "app/node_modules/left-pad/test/broken/package.json", content: "{"}, entry{name: "usr/bin/tool", content: "\x7fELF" + strings.Repeat("x", 500)})
 	return []sample{
 		sampleOf(t, "whiteouts", imageOf(t, base, upper)),
 		sampleOf(t, "links", imageOf(t, base, links, upper, broken)),

@@ -34,7 +34,7 @@ func (noMatcher) Match(context.Context, string, scan.Database) (*scan.Matches, e
 }
 
 func newPool(t testing.TB) *worker.Pool {
-	p := &worker.Pool{Command: []string{os.Args[0]}, Env: []string{childVar + "=1"}, Size: 1, TempDir: t.TempDir(),
+	p := &worker.Pool{Command: []string{os.Args[0]}, Env: []string{childVar + "=1"}, Size: 1, TempDir: t.TempDir(), Read: []string{os.TempDir()},
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	t.Cleanup(func() { p.Close() })
 	if err := p.Start(t.Context()); err != nil {
@@ -72,7 +72,7 @@ func TestInWorker(t *testing.T) {
 			if diff := cmp.Diff(read(t, want.JSON), read(t, got.JSON)); diff != "" {
 				t.Errorf("-here +worker:\n%s", diff)
 			}
-			want.JSON, got.JSON = nil, nil
+			want.JSON, got.JSON, want.Steps, got.Steps = nil, nil, nil, nil
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("-here +worker:\n%s", diff)
 			}
