@@ -37,6 +37,14 @@
 //	history     Name(repository, digest)       map: fact → value, see below         100 B each 30 days from last use
 //	last        Name(repository, digest,       value: how it was last decided       60 B       30 days
 //	            caller)                        for that caller
+//	pulled      Name(1 of 256 shards)          map: repository and digest → who     100 B each 60 days
+//	                                           asked for the image last, and when
+//	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
+//	                                           was in use, and when
+//	review      Name(checksum)                 value: which replica matches images  30 B       1 minute; done: 30 days
+//	                                           with a database, or that it is done
+//	events      Name(day)                      map: id → event, at most 1,000       2 KiB each 30 days
+//	raised      Name(event's id)               value: when                          30 B       30 days
 //	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever
 //
 // A map is what several writers add to; a value has one author. A history has a

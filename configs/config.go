@@ -203,15 +203,20 @@ type Policy struct {
 	KillFile string `yaml:"kill_file"`
 }
 
-// Database holds the vulnerability database's settings.
+// Database holds the vulnerability database's settings. It lies in StateDir/db: the
+// active build and the one before, 1 to 2 GB each, and while one is installed as much
+// again twice over. An update never takes the last 256 MiB of the disk.
 type Database struct {
-	// URL is the folder that holds the database's latest.json, for a mirror. Default
-	// "", grype's own.
+	// URL is a mirror: the folder above v6/latest.json, as grype's db.update-url, or
+	// the listing itself, which ends in .json. Default "", grype's own. Credentials for
+	// it go into the environment: SLUICE_DATABASE_URL. HTTPS_PROXY, HTTP_PROXY and
+	// NO_PROXY count.
 	URL string `yaml:"url"`
 	// CAFile is a PEM file of authorities for URL, in place of the system's. Default "".
 	CAFile string `yaml:"ca_file"`
-	// UpdateEvery is how often a newer database is looked for. Default 2h. 0 never
-	// does: bring databases with `sluice db import`.
+	// UpdateEvery is how often a newer database is looked for, give or take a tenth, so
+	// that gateways don't ask together. Default 2h. 0 never does: bring databases with
+	// `sluice db import`.
 	UpdateEvery time.Duration `yaml:"update_every"`
 	// MaxAge is how old a database may be, counted from when it was built, before
 	// verdicts from it fail as db_stale. Default 120h (5 days). 0 is no limit: what was
@@ -238,10 +243,17 @@ type Scan struct {
 	// worker that does it is killed and the image is scan_failed. Default 10m: longer
 	// than HoldCap, so that the next try finds the answer.
 	Timeout time.Duration `yaml:"timeout"`
-	// Workers is how many images are catalogued at once, each in a process of its own
-	// that takes up to about 1 GiB for a big image. Default 0, half the processors, at
-	// least one.
+	// Workers is how many processes catalogue and match, each one image at a time; up to
+	// four more wait in each while they arrive. Default 0: half the processors, at least
+	// two, and no more than fit into three quarters of the memory.
 	Workers int `yaml:"workers"`
+	// WorkerMemory is what one of them should not use more of; at twice as much it ends,
+	// and its image is scan_failed. Default 0: 2GiB, or less where that does not fit.
+	// An image takes about 200MiB and 6KiB for each of its files: 1.8GiB for 300,000.
+	WorkerMemory Size `yaml:"worker_memory"`
+	// WorkerTemp is how much disk under spool.dir one of them may take for what it
+	// unpacks before it is killed and its image is scan_failed. Default 4GiB.
+	WorkerTemp Size `yaml:"worker_temp"`
 	// Limits bound what an image may be. Past one, the image is scan_limit, never clean.
 	Limits Limits `yaml:"limits"`
 }
@@ -296,7 +308,8 @@ func Default() Config {
 		Database: Database{UpdateEvery: 2 * time.Hour, MaxAge: 5 * 24 * time.Hour},
 		Spool:    Spool{BlobsQuota: 20 * GiB, LayersQuota: 40 * GiB},
 		Scan: Scan{
-			Timeout: 10 * time.Minute,
+			Timeout:    10 * time.Minute,
+			WorkerTemp: 4 * GiB,
 			Limits: Limits{
 				LayerCompressed:   8 * GiB,
 				LayerUncompressed: 16 * GiB,

@@ -20,7 +20,10 @@
 //	SLUICE_REDIS_PASSWORD      the password of the Redis that store names
 //	SLUICE_CGR_DEV_USERNAME    the pull token of the upstream cgr.dev; for another one
 //	SLUICE_CGR_DEV_PASSWORD    its name in capitals, with _ for what is no letter or digit
+//	SLUICE_DATABASE_URL        the database's mirror with credentials in it, in place of
+//	                           database.url: https://NAME:PASSWORD@HOST/PATH
 //	SLUICE_KEY                 the sealing key, in place of seal_key_file
+//	OTEL_EXPORTER_OTLP_…       where traces go, as OpenTelemetry specifies; none without
 //
 // # Why
 //

@@ -3,15 +3,18 @@ package configs
 import (
 	"errors"
 	"path/filepath"
-	"runtime"
 )
 
 // EnvRedisPassword is the environment variable with the password for the Redis that
 // Store names.
 const EnvRedisPassword = "SLUICE_REDIS_PASSWORD"
 
+// EnvDatabaseURL is the environment variable with a URL that takes the place of
+// Database.URL and may hold credentials: https://NAME:PASSWORD@HOST/PATH.
+const EnvDatabaseURL = "SLUICE_DATABASE_URL"
+
 // Resolve validates c and fills every empty key whose default depends on the machine
-// or on another key: state_dir, seal_key_file, spool.dir and scan.workers. getenv is os.Getenv; XDG_STATE_HOME and HOME are asked for.
+// or on another key: state_dir, seal_key_file and spool.dir. getenv is os.Getenv; XDG_STATE_HOME and HOME are asked for.
 func (c Config) Resolve(getenv func(string) string) (Config, error) {
 	if err := c.Validate(); err != nil {
 		return Config{}, err
@@ -28,9 +31,6 @@ func (c Config) Resolve(getenv func(string) string) (Config, error) {
 	}
 	if c.Spool.Dir == "" {
 		c.Spool.Dir = filepath.Join(c.StateDir, "spool")
-	}
-	if c.Scan.Workers == 0 {
-		c.Scan.Workers = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	return c, nil
 }

@@ -119,7 +119,7 @@ func (v *validation) upstreams(c Config) {
 		v.check(hostPort(u.Name), key+".name", "%q is no registry's host, such as cgr.dev or registry.example.com:5000", u.Name)
 		v.check(!seen[u.Name], key+".name", "%s is listed twice", u.Name)
 		seen[u.Name] = true
-		v.webURL(key+".url", u.URL)
+		v.webURL(key+".url", u.URL, "use `sluice connection set`")
 		for _, h := range u.RealmHosts {
 			v.check(hostPort(h), key+".realm_hosts", "%q is no host: write it without https:// and path", h)
 		}
@@ -152,7 +152,8 @@ func (v *validation) globs(key, upstream string, globs []string) {
 	}
 }
 
-func (v *validation) webURL(key, s string) {
+// webURL checks the URL of a web server. secrets says where credentials go.
+func (v *validation) webURL(key, s, secrets string) {
 	if s == "" {
 		return
 	}
@@ -161,7 +162,7 @@ func (v *validation) webURL(key, s string) {
 		v.add(fmt.Errorf("%s: must be a URL that begins with https:// or http://", key))
 		return
 	}
-	v.check(u.User == nil, key, "holds credentials: remove them here, and use `sluice connection set`")
+	v.check(u.User == nil, key, "holds credentials: remove them here, and %s", secrets)
 	v.check(u.RawQuery == "" && u.Fragment == "", key, "must end with the path, without ? and #")
 }
 
@@ -180,7 +181,7 @@ func (v *validation) gate(g Gate) {
 }
 
 func (v *validation) database(d Database) {
-	v.webURL("database.url", d.URL)
+	v.webURL("database.url", d.URL, "put the whole URL into the environment as "+EnvDatabaseURL)
 	v.check(d.UpdateEvery == 0 || d.UpdateEvery >= time.Minute, "database.update_every", "must be 0 (never) or at least 1m, not %s", d.UpdateEvery)
 	v.check(d.MaxAge >= 0, "database.max_age", "must be 0 (no limit) or longer, not %s", d.MaxAge)
 }
@@ -204,7 +205,9 @@ func (v *validation) bounds(c Config) {
 	v.check(l.ImageUncompressed <= c.Spool.LayersQuota, "scan.limits.image_uncompressed", "is %s, which spool.layers_quota of %s can't hold", l.ImageUncompressed, c.Spool.LayersQuota)
 	v.check(l.LayerEntries >= 1, "scan.limits.layer_entries", "must be at least 1, not %d", l.LayerEntries)
 	v.check(l.Ratio >= 2, "scan.limits.ratio", "must be at least 2, not %d", l.Ratio)
-	v.check(c.Scan.Workers >= 0 && c.Scan.Workers <= 256, "scan.workers", "must be from 0 (half the processors) to 256, not %d", c.Scan.Workers)
+	v.check(c.Scan.Workers >= 0 && c.Scan.Workers <= 256, "scan.workers", "must be from 0 (as many as the machine carries) to 256, not %d", c.Scan.Workers)
+	v.check(c.Scan.WorkerMemory == 0 || c.Scan.WorkerMemory >= 256*MiB, "scan.worker_memory", "must be 0 (what the machine carries) or at least 256MiB, not %s", c.Scan.WorkerMemory)
+	v.check(c.Scan.WorkerTemp >= 64*MiB, "scan.worker_temp", "must be at least 64MiB, not %s", c.Scan.WorkerTemp)
 	v.between("scan.timeout", c.Scan.Timeout, time.Second, 24*time.Hour)
 }
 

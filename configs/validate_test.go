@@ -2,7 +2,6 @@ package configs
 
 import (
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +79,8 @@ func TestValidate(t *testing.T) {
 		{"no bounds", func(c *Config) { c.Scan.Limits = Limits{} }, []string{
 			"scan.limits.layer_compressed", "scan.limits.layer_uncompressed", "scan.limits.image_uncompressed", "scan.limits.layer_entries", "scan.limits.ratio"}},
 		{"layer larger than image", func(c *Config) { c.Scan.Limits.ImageUncompressed = GiB }, []string{"scan.limits.layer_uncompressed"}},
+		{"a worker without room", func(c *Config) { c.Scan.WorkerMemory, c.Scan.WorkerTemp = MiB, 0 }, []string{
+			"scan.worker_memory: must be 0 (what the machine carries) or at least 256MiB, not 1MiB", "scan.worker_temp: must be at least 64MiB"}},
 		{"log", func(c *Config) { c.Log = Log{"trace", "xml"} }, []string{"log.level", "log.format"}},
 		{"on a network", func(c *Config) { c.Listen = ":8080" }, []string{"listen: :8080 is not loopback"}},
 	} {
@@ -173,7 +174,6 @@ func TestResolve(t *testing.T) {
 				c.StateDir = test.dir
 				c.SealKeyFile = filepath.Join(test.dir, "seal.key")
 				c.Spool.Dir = filepath.Join(test.dir, "spool")
-				c.Scan.Workers = max(1, runtime.GOMAXPROCS(0)/2)
 			})
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)

@@ -37,7 +37,7 @@ func (g *Gateway) Answer(ctx context.Context, caller auth.Caller, ref, platform 
 		return policy.Answer{}, err
 	}
 	if s.decision.ID == "" { // pending, or passed without a verdict in a mode that doesn't hold
-		p, err := g.pending(caller, rt.repo, m, s.pull)
+		p, err := g.pending(ctx, caller, rt.repo, m, s.pull)
 		if err != nil {
 			return policy.Answer{}, err
 		}
@@ -67,11 +67,11 @@ func refused(rt route, e *Error) policy.Answer {
 		Violations: []policy.Violation{{Policy: string(scan.CauseScanFailed), Message: strings.TrimPrefix(e.Message, "blocked by policy: "), Findings: []string{}}}})
 }
 
-func (g *Gateway) pending(caller auth.Caller, repo Repo, m *manifest, p *pull) (*pull, error) {
+func (g *Gateway) pending(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, p *pull) (*pull, error) {
 	if p != nil && p != notBegun {
 		return p, nil
 	}
-	return g.begin(caller, repo, m, false)
+	return g.begin(ctx, caller, repo, m, false)
 }
 
 // parseReference reads [upstream/]repository[:tag][@digest].

@@ -87,6 +87,16 @@
 // Retry-After, and 429 where that is what it said. An image whose fetch fails for good has
 // the cause upstream_down, one whose bytes are others than its manifest names scan_failed.
 //
+// # A new database
+//
+// Images that were pulled within a month are matched with a new vulnerability database from
+// their stored SBOMs, the ones pulled last first, one at a time, behind pulls, and by one
+// replica (reevaluate.go). Nothing is fetched. An image is then decided, for who asked for it
+// last and by today's policies, by its last verdict and by the new one; where these differ
+// the Event says which advisories made the difference. What has turned since the last verdict
+// that there is counts, so that databases which come and go quickly hide nothing. A decision
+// that turned by a policy, a waiver or the time that passed raises no event.
+//
 // # When the Store is down
 //
 // Policy chooses what becomes of an image whose verdict can't be read (store_down). It

@@ -93,7 +93,10 @@ type Gateway struct {
 	Gate      Gate
 	Metrics   *Metrics
 	Log       *slog.Logger
-	Now       func() time.Time // nil: time.Now
+	// Trace, if not nil, is called when a request begins a pull, with that request's
+	// context, and what it returns when the pull was decided. Both must not block.
+	Trace func(context.Context) func(*Journey)
+	Now   func() time.Time // nil: time.Now
 
 	ctx     context.Context // of pulls; ends when the gateway is closed for good
 	cancel  context.CancelFunc
@@ -112,6 +115,7 @@ type Gateway struct {
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
 	pulls  map[pullKey]*pull
 	closed bool
+	review Reevaluation
 }
 
 // Start makes g ready to serve. Close must be called in the end.

@@ -152,6 +152,7 @@ func (g *Gateway) passImage(ctx context.Context, caller auth.Caller, repo Repo, 
 		}
 	}
 	g.logDecision(caller, repo, m, s)
+	g.notePulled(ctx, caller, repo, m)
 	if s.blocked() {
 		return passage{}, s.denial()
 	}
@@ -251,7 +252,7 @@ func (g *Gateway) beginChildren(caller auth.Caller, repo Repo, children []digest
 		for _, d := range children[:min(len(children), maxBegunChildren)] {
 			m, err := g.fetchManifest(g.ctx, repo, d)
 			if err == nil && m.kind == kindImage {
-				_, err = g.begin(caller, repo, m, true)
+				_, err = g.begin(g.ctx, caller, repo, m, true)
 			}
 			if err != nil {
 				g.Log.Warn("pull of an index's child not begun", "repository", repo, "digest", d, "error", err)

@@ -23,6 +23,9 @@ type Metrics struct {
 	requests      *prometheus.CounterVec
 	sentBytes     prometheus.Counter
 	staleTags     *prometheus.CounterVec
+	turned        *prometheus.CounterVec
+	stepSeconds   *prometheus.HistogramVec
+	delaySeconds  prometheus.Histogram
 }
 
 // NewMetrics registers the gateway's metrics.
@@ -47,7 +50,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.staleTags = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_stale_tags_total",
 		Help: "Requests for a tag that were answered from memory since upstream can't be read."}, []string{"upstream"})
-	r.MustRegister(m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	finer := []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
+	m.stepSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_scan_step_seconds",
+		Help: "Time that the steps of a scan take, by step; fetch and guard once for each layer.", Buckets: finer}, []string{"step"})
+	m.delaySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_decision_delay_seconds",
+		Help: "Time from the last byte of an image that upstream sent to the decision about it, where there was a verdict.", Buckets: finer})
+	m.turned = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_verdicts_changed_total",
+		Help: "Images that a new vulnerability database turned from allowed to denied, or back."}, []string{"to"})
+	r.MustRegister(m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 
@@ -80,7 +90,21 @@ func (g *Gateway) logPull(p *pull, err error) {
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
+	end := scan.Timed(p.steps.Context(g.ctx), scan.StepDecide)
 	s, err := g.decide(g.ctx, p.caller, p.repo, p.m, p.verdict)
+	end()
+	made := ""
+	if err == nil {
+		made = outcome(s)
+	}
+	j := p.journey(made)
+	g.Metrics.observe(j)
+	if p.ended != nil {
+		p.ended(j)
+	}
+	if p.verdict.Scan.Cause == scan.CauseNone {
+		attrs = append(attrs, "after_last_byte", j.Delay().Round(time.Millisecond))
+	}
 	if err != nil {
 		g.Log.Error("pull", append(attrs, "undecided", err)...)
 		return

@@ -34,12 +34,19 @@ type pull struct {
 	caller  auth.Caller // who began it, for the log
 	started time.Time
 	ticket  *ticket
+	scan    atomic.Pointer[scan.Scan] // once it has begun
 
 	progress atomic.Int64    // Unix nanoseconds of the last byte that upstream sent
 	fetched  atomic.Int64    // bytes read of the image
 	over     context.Context //nolint:containedctx // ends once verdict is set: what wakes those who wait for bytes too
-	end      func()          // ends over
+	end      func()          // ends over; verdict is set before
 	verdict  *scan.Verdict   // the one that all get who wait
+
+	entered time.Time      // when it was begun, by the machine's clock, as all of what follows
+	steps   scan.Timeline  // what took how long
+	ended   func(*Journey) // told in the end, if not nil
+	lastMu  sync.Mutex     // guards last
+	last    time.Time      // when the last byte came that the scan needs
 
 	mu  sync.Mutex               // guards cut
 	cut map[string]digest.Digest // client → the blob of its first held response that was cut
@@ -51,8 +58,8 @@ type pullKey struct {
 }
 
 // begin joins the pull of an image, or begins it. low is for requests that nobody
-// waits behind. It never blocks on the network.
-func (g *Gateway) begin(caller auth.Caller, repo Repo, m *manifest, low bool) (*pull, error) {
+// waits behind. It never blocks on the network. ctx is only what Trace gets.
+func (g *Gateway) begin(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, low bool) (*pull, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	key := pullKey{repo, m.Digest}
@@ -69,9 +76,12 @@ func (g *Gateway) begin(caller auth.Caller, repo Repo, m *manifest, low bool) (*
 	if err != nil {
 		return nil, &Error{Status: 429, Code: codeTooMany, Message: "too many images wait to be scanned by this gateway; try again later", RetryAfter: 10 * time.Second, cause: err}
 	}
-	p := &pull{repo: repo, m: m, caller: caller, started: g.now(), ticket: t, cut: map[string]digest.Digest{}}
+	p := &pull{repo: repo, m: m, caller: caller, started: g.now(), ticket: t, cut: map[string]digest.Digest{}, entered: time.Now()}
 	p.over, p.end = context.WithCancel(context.Background())
 	p.progress.Store(p.started.UnixNano())
+	if g.Trace != nil {
+		p.ended = g.Trace(ctx)
+	}
 	g.pulls[key] = p
 	g.running.Go(func() { g.run(p) })
 	return p, nil
@@ -81,7 +91,7 @@ func (g *Gateway) begin(caller auth.Caller, repo Repo, m *manifest, low bool) (*
 // client's hang-up stops it, and a hold that ran out leaves it running, so that the
 // next try is quick.
 func (g *Gateway) run(p *pull) {
-	ctx := g.ctx
+	ctx := p.steps.Context(g.ctx)
 	v, err := g.scanned(ctx, p)
 	if err != nil {
 		v = causeVerdict(err)
@@ -90,6 +100,8 @@ func (g *Gateway) run(p *pull) {
 		err = errors.Join(err, errors.New(v.Scan.Detail))
 		v = failedVerdict(c, "") // its detail names the operator's directories
 	}
+	// Read back before anybody is told: a pull that has ended and can still be found would
+	// decide by its verdict when a new database has made that one old.
 	_, stored := g.Scanner.Cached(ctx, p.m.Digest)
 	p.verdict = v
 	g.spareLines(p)
@@ -116,11 +128,14 @@ func (g *Gateway) drop(p *pull) {
 
 // scanned returns the verdict on the image of p, by the shortest way there is.
 func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
+	end := scan.Timed(ctx, scan.StepQueue)
 	if err := g.queue.wait(ctx, p.ticket); err != nil {
 		return nil, err
 	}
+	end()
 	defer g.queue.leave(p.ticket)
 	p.touch(g.now())
+	p.arrive()
 	v, err := g.Scanner.Known(ctx, p.m.Digest)
 	switch {
 	case err == nil:
@@ -151,10 +166,13 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 			b.Close()
 		}
 	}()
+	end := scan.Timed(ctx, scan.StepConfig)
 	config, err := g.fetchConfig(ctx, p, res)
 	if err != nil {
 		return nil, ofBlob(p.m.config, err)
 	}
+	end()
+	p.arrive()
 	sc, err := g.Scanner.Begin(ctx, scan.Image{
 		Reference: p.repo.String() + "@" + p.m.Digest.String(),
 		Digest:    p.m.Digest,
@@ -167,11 +185,15 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 		return nil, err
 	}
 	defer sc.Close()
+	p.scan.Store(sc)
 	layers, layersCtx := errgroup.WithContext(ctx)
 	layers.SetLimit(g.Gate.Layers)
 	for i, desc := range p.m.layers {
 		if !sc.Needs(i) {
-			layers.Go(func() error { return ofBlob(desc, g.vouchFor(layersCtx, p.repo, desc)) })
+			layers.Go(func() error {
+				defer p.arrive() // what upstream says counts as what it sends
+				return ofBlob(desc, g.vouchFor(layersCtx, p.repo, desc))
+			})
 			continue
 		}
 		layers.Go(func() error {
@@ -189,6 +211,7 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 	if err := layers.Wait(); err != nil {
 		return nil, err
 	}
+	p.backlog()
 	return sc.Finish(ctx)
 }
 
@@ -215,6 +238,11 @@ func (g *Gateway) scanLayer(ctx context.Context, p *pull, sc *scan.Scan, i int, 
 	if err := g.vouch(ctx, p.repo, blob, desc); err != nil {
 		return err
 	}
+	watched, stop := context.WithCancel(ctx)
+	var arriving sync.WaitGroup
+	arriving.Go(func() { p.awaitArrival(watched, desc, blob) })
+	defer arriving.Wait()
+	defer stop() // the guard may have given up before
 	r := blob.NewReader(ctx)
 	defer r.Close()
 	return sc.Layer(ctx, i, progressReader{r, p, g.now})
@@ -433,10 +461,7 @@ func shortDigests(s string) string { return longDigest.ReplaceAllString(s, "$1")
 
 // failedVerdict is the verdict that there is none, for a cause.
 func failedVerdict(cause scan.Cause, detail string) *scan.Verdict {
-	return &scan.Verdict{
-		Scan:     scan.Summary{State: scan.Failed, Cause: cause, Detail: detail, Coverage: scan.Coverage{Problems: []scan.Problem{}}},
-		Findings: []scan.Finding{},
-	}
+	return scan.Unscanned(cause, detail)
 }
 
 // unsupported is the verdict on what no runtime would run.

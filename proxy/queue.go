@@ -146,6 +146,22 @@ func (q *queue) fill() {
 	}
 }
 
+// before returns how many are to run before t, false where t doesn't wait.
+func (q *queue) before(t *ticket) (n int, waits bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.waiting, t)
+	if i < 0 {
+		return 0, false
+	}
+	for j, other := range q.waiting {
+		if !other.low && (t.low || j < i) || other.low && t.low && j < i {
+			n++
+		}
+	}
+	return n, true
+}
+
 func (q *queue) length() (running, waiting int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

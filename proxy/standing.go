@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -94,7 +96,7 @@ func (g *Gateway) standPending(ctx context.Context, caller auth.Caller, repo Rep
 	mode := g.policy(repo).Mode(repo.Upstream, repo.Name)
 	if p == nil && u != look {
 		var err error
-		if p, err = g.begin(caller, repo, m, u == low); err != nil && mode == policy.Enforce {
+		if p, err = g.begin(ctx, caller, repo, m, u == low); err != nil && mode == policy.Enforce {
 			return standing{}, err // what blocks nothing needs no place in the queue
 		}
 	}
@@ -178,7 +180,7 @@ func (g *Gateway) stillDenied(ctx context.Context, caller auth.Caller, repo Repo
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
-	in, err := g.input(ctx, caller, repo, m, parents, pendingVerdict())
+	in, err := g.input(ctx, caller, repo, m, parents, pendingVerdict(""))
 	if err != nil {
 		return standing{}, storeDown(err)
 	}
@@ -220,11 +222,28 @@ func (g *Gateway) decideAmong(ctx context.Context, caller auth.Caller, repo Repo
 // timedOut decides for a caller who has waited for p as long as anyone should. The
 // scan goes on, so that the next try is quick.
 func (g *Gateway) timedOut(ctx context.Context, caller auth.Caller, repo Repo, m *manifest) (standing, error) {
-	return g.decide(ctx, caller, repo, m, pendingVerdict())
+	return g.decide(ctx, caller, repo, m, pendingVerdict(g.delay(repo, m)))
 }
 
-func pendingVerdict() *scan.Verdict {
-	v := failedVerdict(scan.CauseScanTimeout, "it is still being scanned; try again in a minute")
+// delay says what the pull of m waits for, empty where it doesn't wait.
+func (g *Gateway) delay(repo Repo, m *manifest) string {
+	g.mu.Lock()
+	p := g.pulls[pullKey{repo, m.Digest}]
+	g.mu.Unlock()
+	if p == nil {
+		return ""
+	}
+	if before, waits := g.queue.before(p.ticket); waits {
+		return fmt.Sprintf("it waits for its turn behind %d others", before)
+	}
+	if sc := p.scan.Load(); sc != nil && sc.Waiting() {
+		return "it waits for a free scanner"
+	}
+	return ""
+}
+
+func pendingVerdict(delay string) *scan.Verdict {
+	v := failedVerdict(scan.CauseScanTimeout, cmp.Or(delay, "it is still being scanned")+"; try again in a minute")
 	v.Scan.State = scan.Pending
 	return v
 }

@@ -49,7 +49,10 @@ func (h *house) controlServer() (*server, error) {
 		}
 		return nil
 	}}
-	return &server{newServer(c.Handler(), h.log), l}, nil
+	mux := http.NewServeMux()
+	mux.Handle("/api/v1/", c.Handler())
+	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
+	return &server{newServer(mux, h.log), l}, nil
 }
 
 // control is a running gateway, seen through its control socket.

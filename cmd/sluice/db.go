@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sluicegate/sluice/configs"
+	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/scan/vuln"
 )
 
@@ -18,8 +22,13 @@ func dbCommand(g *global) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	var url string
-	update := &cobra.Command{
+	cmd.AddCommand(g.dbUpdate(), g.dbStatus(), g.dbImport())
+	return cmd
+}
+
+func (g *global) dbUpdate() *cobra.Command {
+	var mirror string
+	cmd := &cobra.Command{
 		Use:   "update",
 		Short: "Download a newer build, if there is one",
 		Args:  cobra.NoArgs,
@@ -28,8 +37,11 @@ func dbCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if url != "" {
-				d.URL = url
+			if mirror != "" {
+				if u, err := url.Parse(mirror); err != nil || u.User != nil {
+					return usage("--url: is no URL, or holds credentials, which every user of this machine could read: put it into the environment as %s", configs.EnvDatabaseURL)
+				}
+				d.URL = mirror
 			}
 			p := newProgress("downloading the vulnerability database")
 			_, changed, err := d.Update(cmd.Context(), p.bytes)
@@ -40,41 +52,60 @@ func dbCommand(g *global) *cobra.Command {
 			return g.printDatabase(cmd, d, map[bool]string{true: "updated", false: "already the newest"}[changed])
 		},
 	}
-	update.Flags().StringVar(&url, "url", "", "mirror to download from (default: database.url of the configuration)")
-	cmd.AddCommand(update,
-		&cobra.Command{
-			Use:   "status",
-			Short: "Say which build is active and whether it is fresh enough",
-			Args:  cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				d, err := g.databases()
-				if err != nil {
-					return err
-				}
-				return g.printDatabase(cmd, d, "")
-			},
+	cmd.Flags().StringVar(&mirror, "url", "", "mirror to download from (default: database.url of the configuration)")
+	return cmd
+}
+
+func (g *global) dbStatus() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Say which build is active and whether it is fresh enough",
+		Long:  "Say which build is active, whether it is fresh enough, and how the last check for a newer one went. Exit status 1 when there is none that can be used.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := g.databases()
+			if err != nil {
+				return err
+			}
+			return g.printDatabase(cmd, d, "")
 		},
-		&cobra.Command{
-			Use:     "import FILE",
-			Short:   "Install a build from an archive, where there is no network",
-			Long:    "Install a build from an archive as a mirror serves it (.tar.zst, .tar.gz, .tar.xz), from a vulnerability.db, or from a folder with one.",
-			Example: "  sluice db import vulnerability-db_v6.1.10_2026-11-20T06:12:11Z_1763622000.tar.zst",
-			Args:    cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				d, err := g.databases()
-				if err != nil {
-					return err
-				}
-				p := newProgress("importing")
-				p.say(args[0])
-				_, err = d.Import(cmd.Context(), args[0])
-				p.done()
-				if err != nil {
-					return err
-				}
-				return g.printDatabase(cmd, d, "imported")
-			},
-		})
+	}
+}
+
+func (g *global) dbImport() *cobra.Command {
+	var older bool
+	cmd := &cobra.Command{
+		Use:     "import FILE",
+		Short:   "Install a build from an archive, where there is no network",
+		Long:    "Install a build from an archive as a mirror serves it (.tar.zst, .tar.gz, .tar), from a vulnerability.db (also .zst, .gz), or from a folder with one. What is active stays so if the file is no good.",
+		Example: "  sluice db import vulnerability-db_v6.1.10_2026-11-20T06:12:11Z_1763622000.tar.zst",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := g.databases()
+			if err != nil {
+				return err
+			}
+			bring, did := d.Import, "imported"
+			if older {
+				bring = d.ImportAny
+			}
+			p := newProgress("importing")
+			p.say(args[0])
+			_, err = bring(cmd.Context(), args[0])
+			p.done()
+			if errors.Is(err, vuln.ErrOlder) {
+				return &exitError{exitNo, fmt.Errorf("%w; what was published in between would be missed: give --force to go back all the same", err)}
+			}
+			if err != nil {
+				return err
+			}
+			if older && !d.Offline {
+				did += " (the next update takes the newest one again, unless database.update_every is 0s)"
+			}
+			return g.printDatabase(cmd, d, did)
+		},
+	}
+	cmd.Flags().BoolVar(&older, "force", false, "take a build that is older than the active one, to go back")
 	return cmd
 }
 
@@ -90,12 +121,16 @@ func (g *global) databases() (*vuln.Databases, error) {
 func (g *global) printDatabase(cmd *cobra.Command, d *vuln.Databases, did string) error {
 	s := d.Status(cmd.Context())
 	w := cmd.OutOrStdout()
+	r := g.reevaluation(cmd.Context())
 	if g.output == "json" {
-		if err := printJSON(w, s); err != nil {
+		if err := printJSON(w, databaseStatus{s, r}); err != nil {
 			return err
 		}
 	} else {
-		printDatabaseTable(w, s, did)
+		printDatabaseTable(w, s, r, did)
+	}
+	if s.Unknown {
+		return &exitError{status: exitUnknown}
 	}
 	if s.Error != "" {
 		return no()
@@ -103,7 +138,7 @@ func (g *global) printDatabase(cmd *cobra.Command, d *vuln.Databases, did string
 	return nil
 }
 
-func printDatabaseTable(w io.Writer, s vuln.Status, did string) {
+func printDatabaseTable(w io.Writer, s vuln.Status, r *proxy.Reevaluation, did string) {
 	p := paletteFor(w)
 	state := p.good("usable")
 	if s.Error != "" {
@@ -114,17 +149,31 @@ func printDatabaseTable(w io.Writer, s vuln.Status, did string) {
 	}
 	rows := [][]string{{"state", state}}
 	if !s.Built.IsZero() {
+		limit := "no limit"
+		if age := time.Duration(s.MaxAge) * time.Second; age < noAgeLimit {
+			limit = "limit " + age.String()
+		}
 		rows = append(rows,
-			[]string{"built", s.Built.UTC().Format(time.RFC3339) + fmt.Sprintf(" (%s ago, limit %s)", (time.Duration(s.Age)*time.Second).Round(time.Hour), time.Duration(s.MaxAge)*time.Second)},
+			[]string{"built", s.Built.UTC().Format(time.RFC3339) + fmt.Sprintf(" (%s ago, %s)", (time.Duration(s.Age)*time.Second).Round(time.Minute), limit)},
 			[]string{"checksum", s.Checksum}, []string{"schema", s.Schema}, []string{"file", s.Path}, []string{"from", s.Source})
 	}
-	rows = append(rows, []string{"mirror", s.URL})
+	mirror := s.URL
+	if s.Offline {
+		mirror += " (asked only by `sluice db update`: database.update_every is 0s)"
+	}
+	rows = append(rows, []string{"mirror", mirror})
 	if !s.LastCheck.IsZero() {
 		last := s.LastCheck.UTC().Format(time.RFC3339)
 		if s.LastError != "" {
-			last += ", failed: " + s.LastError
+			last += ", " + p.warn("failed") + fmt.Sprintf(" (%s, %s in a row): %s", s.LastReason, plural(s.Failures, "failure"), clean(s.LastError))
 		}
 		rows = append(rows, []string{"last check", last})
+		if s.LastError != "" && !s.LastSuccess.IsZero() {
+			rows = append(rows, []string{"last good check", s.LastSuccess.UTC().Format(time.RFC3339)})
+		}
+	}
+	if r != nil && r.Total > 0 {
+		rows = append(rows, []string{"images matched", reevaluationText(*r, time.Now())})
 	}
 	table(w, rows)
 }

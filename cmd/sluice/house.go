@@ -50,6 +50,7 @@ type house struct {
 	connections *connection.Vault
 	auth        *auth.Authenticator
 	gateway     *proxy.Gateway
+	tracing     *tracing // nil where nobody asked for traces
 
 	warm    atomic.Pointer[string] // "" once a worker is warm, else why none is
 	closers []func() error
@@ -105,6 +106,12 @@ func build(ctx context.Context, c configs.Config, log *slog.Logger) (_ *house, e
 	if err := h.openConnections(); err != nil {
 		return nil, err
 	}
+	if h.tracing, err = openTracing(ctx, log); err != nil {
+		return nil, err
+	}
+	if h.tracing != nil {
+		h.closers = append(h.closers, h.tracing.close)
+	}
 	return h, h.openGateway()
 }
 
@@ -143,14 +150,17 @@ func (h *house) openSpools() (err error) {
 	return nil
 }
 
+// noAgeLimit is the age limit of databases where there is none.
+const noAgeLimit = 100 * 365 * 24 * time.Hour
+
 func openDatabases(c configs.Config, log *slog.Logger) *vuln.Databases {
 	maxAge := c.Database.MaxAge
-	if maxAge == 0 { // no limit
-		maxAge = 100 * 365 * 24 * time.Hour
+	if maxAge == 0 {
+		maxAge = noAgeLimit
 	}
 	return &vuln.Databases{
 		Root:     filepath.Join(c.StateDir, "db"),
-		URL:      c.Database.URL,
+		URL:      cmp.Or(os.Getenv(configs.EnvDatabaseURL), c.Database.URL),
 		CACert:   c.Database.CAFile,
 		MaxAge:   maxAge,
 		Interval: c.Database.UpdateEvery,
@@ -163,7 +173,7 @@ func (h *house) openScanner() error {
 	c := h.config
 	h.databases = openDatabases(c, h.log)
 	var err error
-	if h.workers, err = newWorkers(c, h.log); err != nil {
+	if h.workers, err = newWorkers(c, filepath.Join(c.Spool.Dir, "layers"), h.databases.Root, h.log); err != nil {
 		return err
 	}
 	h.closers = append(h.closers, h.workers.Close)
@@ -283,6 +293,9 @@ func (h *house) openGateway() error {
 	h.gateway = &proxy.Gateway{
 		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Auth: h.auth,
 		Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
+	}
+	if h.tracing != nil {
+		h.gateway.Trace = h.tracing.pull
 	}
 	for _, u := range c.Upstreams {
 		r, err := h.registry(u)

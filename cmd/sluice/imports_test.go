@@ -34,6 +34,7 @@ func TestImports(t *testing.T) {
 		"github.com/open-policy-agent/":  {"policy"},
 		"github.com/redis/":              {"cache/redis"},
 		"go.etcd.io/bbolt":               {"cache/disk"},
+		"go.opentelemetry.io/":           {"cmd/sluice"},
 	}
 	var packages int
 	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {

@@ -83,10 +83,33 @@ func printAnswer(w io.Writer, a policy.Answer) {
 			fmt.Fprintf(w, "\n  %s %s\n", p.dim("~ waived:"), line)
 		}
 	}
-	for _, pr := range a.Scan.Coverage.Problems {
-		fmt.Fprintf(w, "\n  %s %s %s\n", p.warn("? "+clean(pr.Kind)+":"), clean(pr.Detail), clean(pr.Path))
-	}
+	printProblems(w, p, a.Scan.Coverage)
 	printFindings(w, a.Findings)
+}
+
+// maxProblemLines is how many problems are shown; -o json has all.
+const maxProblemLines = 10
+
+// printProblems says what of an image nobody could read or match, and where it is.
+func printProblems(w io.Writer, p palette, c scan.Coverage) {
+	if len(c.Problems) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n  %s\n", p.warn("not covered by this verdict:"))
+	for i, pr := range c.Problems {
+		if i == maxProblemLines {
+			fmt.Fprintf(w, "  … and %d more; -o json lists all\n", len(c.Problems)-i)
+			return
+		}
+		where := clean(pr.Path)
+		if pr.Layer != "" && where != "" {
+			where += " in " + clean(pr.Layer.String()[:min(19, len(pr.Layer))])
+		}
+		if where != "" {
+			where += ": "
+		}
+		fmt.Fprintf(w, "  %s %s%s\n", p.warn("? "+clean(pr.Kind)+":"), where, clean(pr.Detail))
+	}
 }
 
 func verdictWord(p palette, a policy.Answer) string {

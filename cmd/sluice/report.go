@@ -11,6 +11,7 @@ import (
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/proxy/connection"
 	"github.com/sluicegate/sluice/scan"
+	"github.com/sluicegate/sluice/scan/vuln"
 )
 
 // report logs at the start what will go wrong later, and nobody would notice before.
@@ -46,6 +47,36 @@ func oneIf(ok bool) float64 {
 // measureTimeout bounds what a measurement waits for: a scraper gives up after 10 s.
 const measureTimeout = 2 * time.Second
 
+// measureChecks measures how the checks for a newer database go.
+func measureChecks(d *vuln.Databases) []prometheus.Collector {
+	last := func(f func(vuln.Check) float64) func() float64 {
+		return func() float64 { return f(d.LastCheck()) }
+	}
+	counter := func(name, help string, labels prometheus.Labels, f func(vuln.Counts) int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(f(d.Counts())) })
+	}
+	all := []prometheus.Collector{
+		gauge("sluice_database_last_check_timestamp_seconds", "When a newer vulnerability database was last looked for, 0 if never.", nil, last(func(c vuln.Check) float64 { return unix(c.Time) })),
+		gauge("sluice_database_last_success_timestamp_seconds", "When a newer vulnerability database was last looked for without a failure, 0 if never.", nil, last(func(c vuln.Check) float64 { return unix(c.Success) })),
+		counter("sluice_database_updates_total", "Vulnerability databases downloaded and taken into use.", nil, func(c vuln.Counts) int64 { return c.Updates }),
+		counter("sluice_database_downloaded_bytes_total", "Bytes of vulnerability databases downloaded, also of those that were no good.", nil, func(c vuln.Counts) int64 { return c.Bytes }),
+	}
+	for _, r := range vuln.Reasons() {
+		all = append(all,
+			gauge("sluice_database_last_check_failed", "1 while the last look for a newer vulnerability database failed for this reason.", prometheus.Labels{"reason": string(r)}, last(func(c vuln.Check) float64 { return oneIf(c.Reason == r) })),
+			counter("sluice_database_update_failures_total", "Looks for a newer vulnerability database that failed.", prometheus.Labels{"reason": string(r)}, func(c vuln.Counts) int64 { return c.Failures[r] }))
+	}
+	return all
+}
+
+// unix is a time as a measurement.
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix())
+}
+
 // measure adds what the gateway itself doesn't know of: database, store, policies, pull
 // tokens and layers. Their labels come from the configuration alone.
 func (h *house) measure() {
@@ -70,6 +101,9 @@ func (h *house) measure() {
 			_, err := h.databases.Current(ctx)
 			return oneIf(err == nil)
 		})),
+		gauge("sluice_database_max_age_seconds", "How old the vulnerability database may be before pulls are denied.", nil, func() float64 {
+			return float64(h.databases.MaxAge / time.Second)
+		}),
 		gauge("sluice_store_up", "1 while the store can be read and written.", nil, within(func(ctx context.Context) float64 {
 			return oneIf(h.store.Ping(ctx) == nil)
 		})),
@@ -77,6 +111,9 @@ func (h *house) measure() {
 		gauge("sluice_layers_reserved_bytes", "Bytes of disk set aside for uncompressed layers on their way.", nil, layers(func(u spool.Usage) int64 { return u.Reserved })),
 		gauge("sluice_layers_quota_bytes", "Bytes that uncompressed layers may take on disk.", nil, layers(func(u spool.Usage) int64 { return u.Quota })),
 	)
+	h.metrics.MustRegister(measureChecks(h.databases)...)
+	h.metrics.MustRegister(measureReevaluation(h.gateway)...)
+	h.metrics.MustRegister(measureWorkers(h.workers)...)
 	for _, dir := range h.policyDirs() {
 		h.metrics.MustRegister(gauge("sluice_policy_load_failed", "1 while the newest policies, waivers or kill list can't be loaded, and the last good ones decide.",
 			prometheus.Labels{"policies": cmp.Or(dir, "built in")}, func() float64 { return oneIf(h.policies[dir].Status().LastError != "") }))

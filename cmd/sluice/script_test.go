@@ -228,7 +228,7 @@ func getURL(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(resp.Header.Write(&b))
 	fmt.Fprintf(ts.Stdout(), "%s\n%s\n", resp.Status, b.String())
 	buf := make([]byte, 256<<10)
-	n, _ := resp.Body.Read(buf)
+	n, _ := io.ReadFull(resp.Body, buf)
 	fmt.Fprintf(ts.Stdout(), "%s\n", buf[:n])
 }
 

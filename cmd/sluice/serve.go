@@ -31,7 +31,8 @@ func serveCommand(g *global) *cobra.Command {
 		Short: "Run the gateway",
 		Long: `Run the gateway. Without a configuration it listens on 127.0.0.1:8080, fronts cgr.dev
 anonymously, keeps its state in $XDG_STATE_HOME/sluice and downloads the vulnerability
-database. SIGTERM lets pulls in flight finish.`,
+database. SIGTERM lets pulls in flight finish. Where OTEL_EXPORTER_OTLP_ENDPOINT is set,
+traces go there by OTLP over HTTP.`,
 		Example: "  sluice serve\n  sluice serve --config /etc/sluice/sluice.yaml --mode warn",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -116,7 +117,7 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
-	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp}
+	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp, "re-evaluation": h.gateway.Reevaluate}
 	for dir, engine := range h.policies {
 		watched["policies "+cmp.Or(dir, "built in")] = engine.Run
 	}
@@ -176,7 +177,7 @@ func (h *house) mainServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{newServer(h.traffic.count(h.handler()), h.log), l}
+	s := &server{newServer(h.traffic.count(h.tracing.requests(h.handler())), h.log), l}
 	if h.config.TLS.CertFile == "" {
 		return s, nil
 	}
@@ -214,7 +215,7 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 // such as /v2//x by a redirect, in HTML and to every method.
 func (h *house) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Auth: h.auth, Log: h.log})
+	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Auth: h.auth, Log: h.log, Stopping: h.stopping.Load})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.config.DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
 	})
@@ -276,9 +277,9 @@ func (h *house) checks(ctx context.Context) []check {
 		database.Detail = "built " + db.Built.UTC().Format(time.RFC3339)
 	}
 	if db.LastError != "" {
-		database.Detail = strings.TrimPrefix(database.Detail+"; last update failed: "+db.LastError, "; ")
+		database.Detail += fmt.Sprintf("; %s for a newer one in a row failed, the last at %s: %s", plural(db.Failures, "check"), db.LastCheck.UTC().Format(time.RFC3339), db.LastError)
 	}
-	checks := []check{of("store", h.store.Ping(ctx)), database}
+	checks := []check{of("store", h.store.Ping(ctx)), database, reevaluationCheck(h.gateway.Reevaluation())}
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policyCheck(h.policies[dir].Status()))
 	}
@@ -305,28 +306,30 @@ func (h *house) warmUp(ctx context.Context) error {
 	text := ""
 	if err != nil {
 		text = err.Error()
+	} else {
+		reportWorkers(h.workers, h.log)
 	}
 	h.warm.Store(&text)
 	return err
 }
 
 func (h *house) workerCheck() check {
-	text := h.warm.Load()
-	if text == nil {
-		return check{"worker", false, "starting"}
-	}
-	return check{"worker", *text == "", *text}
+	return workersCheck(h.workers, h.warm.Load())
 }
 
 // followDatabase keeps the database fresh. The first one is downloaded in sight, since
 // nothing can be scanned before it is there.
 func (h *house) followDatabase(ctx context.Context) error {
-	_, err := h.databases.Current(ctx)
-	if errors.Is(err, scan.ErrDatabaseMissing) && !h.databases.Offline {
+	p := newProgress("downloading the vulnerability database")
+	h.databases.Progress = func(done, total int64) {
+		if total < 0 {
+			p.done()
+			return
+		}
+		p.bytes(done, total)
+	}
+	if _, err := h.databases.Current(ctx); errors.Is(err, scan.ErrDatabaseMissing) && !h.databases.Offline {
 		h.log.Info("downloading the vulnerability database; until it is there, unknown images are denied")
-		p := newProgress("downloading the vulnerability database")
-		_, _, _ = h.databases.Update(ctx, p.bytes) // Run tries again at once, and logs how that goes
-		p.done()
 	}
 	return h.databases.Run(ctx)
 }

@@ -6,6 +6,13 @@
 // it. An image that was never pulled is fetched and scanned; where that takes longer
 // than wait, scan.state is "pending" and the same call asks again.
 //
+//	GET /api/v1/events[?since=2026-01-31T00:00:00Z]
+//
+// tells of images that were allowed and are denied by a new vulnerability database, or the
+// other way around: a list of proxy.Event, or with Accept: text/event-stream a stream that
+// goes on behind Last-Event-ID. Whoever may pull may read them, the names of those who
+// pulled included.
+//
 // # Why
 //
 // An answer here and a pull go through the same code and the same policies, so that
@@ -20,6 +27,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicegate/sluice/policy"
@@ -41,16 +49,20 @@ type Gateway interface {
 // Handler serves /api/v1.
 type Handler struct {
 	Gateway Gateway
+	Events  EventLog
 	Auth    *auth.Authenticator
 	Log     *slog.Logger
+
+	// Stopping reports whether the gateway is to stop, which ends the streams of events.
+	// nil: never.
+	Stopping func() bool
+
+	streams atomic.Int64 // of events, open
 }
 
 // ServeHTTP answers the request, and logs what failed in the gateway itself.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	answer, err := h.serve(r)
-	if err == nil {
-		err = writeJSON(w, answer)
-	}
+	err := h.serve(w, r)
 	if err == nil || r.Context().Err() != nil {
 		return
 	}
@@ -62,18 +74,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.Write(w)
 }
 
-func (h *Handler) serve(r *http.Request) (any, error) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	caller, err := h.Auth.Caller(r)
 	if err != nil {
-		return nil, proxy.Unauthorized(err)
+		return proxy.Unauthorized(err)
 	}
 	if r.Method != http.MethodGet {
-		return nil, &proxy.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "only GET is served here"}
+		return &proxy.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "only GET is served here"}
 	}
-	if r.URL.Path != "/api/v1/verdict" {
-		return nil, &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: "no such path; there is /api/v1/verdict?image=REF"}
+	switch r.URL.Path {
+	case "/api/v1/verdict":
+		answer, err := h.verdict(r, caller)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, answer)
+	case "/api/v1/events":
+		return h.events(w, r)
 	}
-	return h.verdict(r, caller)
+	return &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: "no such path; there are /api/v1/verdict?image=REF and /api/v1/events"}
 }
 
 func (h *Handler) verdict(r *http.Request, caller auth.Caller) (any, error) {

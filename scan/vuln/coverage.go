@@ -19,21 +19,34 @@ import (
 
 // Kinds of Problem that a match can have.
 const (
-	ProblemDistroMissing     = "distro_missing"     // packages of a distribution, but nothing says which
-	ProblemDistroUnknown     = "distro_unknown"     // the database has no data for the distribution
-	ProblemPackageUnmatched  = "package_unmatched"  // the matcher failed on a package
-	ProblemVersionUnreadable = "version_unreadable" // there are advisories, and no way to compare
+	ProblemDistroMissing     = scan.KindDistroMissing
+	ProblemDistroUnknown     = scan.KindDistroUnknown
+	ProblemForeignPackages   = scan.KindForeignPackages
+	ProblemPackageUnmatched  = scan.KindPackageUnmatched
+	ProblemVersionUnreadable = scan.KindVersionUnreadable
 )
 
 // distroTypes are the package types that are matched with the data of their
 // distribution, and with nothing when that is not known.
 var distroTypes = []syftpkg.Type{syftpkg.ApkPkg, syftpkg.DebPkg, syftpkg.RpmPkg, syftpkg.AlpmPkg, syftpkg.PortagePkg}
 
+// packaging is which of these types the packages of a distribution have. What is of
+// another type, in an image that says it is this distribution, is matched with data that
+// know nothing of it. Distributions that are not listed are believed.
+var packaging = map[distro.Type]syftpkg.Type{
+	distro.Alpine: syftpkg.ApkPkg, distro.Wolfi: syftpkg.ApkPkg, distro.Chainguard: syftpkg.ApkPkg, distro.MinimOS: syftpkg.ApkPkg, distro.PostmarketOS: syftpkg.ApkPkg,
+	distro.Debian: syftpkg.DebPkg, distro.Ubuntu: syftpkg.DebPkg, distro.Raspbian: syftpkg.DebPkg, distro.Echo: syftpkg.DebPkg,
+	distro.RedHat: syftpkg.RpmPkg, distro.CentOS: syftpkg.RpmPkg, distro.Fedora: syftpkg.RpmPkg, distro.AmazonLinux: syftpkg.RpmPkg,
+	distro.OracleLinux: syftpkg.RpmPkg, distro.OpenSuseLeap: syftpkg.RpmPkg, distro.SLES: syftpkg.RpmPkg, distro.Photon: syftpkg.RpmPkg,
+	distro.Mariner: syftpkg.RpmPkg, distro.Azure: syftpkg.RpmPkg, distro.RockyLinux: syftpkg.RpmPkg, distro.AlmaLinux: syftpkg.RpmPkg, distro.Scientific: syftpkg.RpmPkg,
+	distro.ArchLinux: syftpkg.AlpmPkg, distro.Gentoo: syftpkg.PortagePkg,
+}
+
 // knowledge is what was learned of a database once and can't change.
 type knowledge struct {
 	mu      sync.Mutex // guards all below
 	distros map[string]bool
-	cves    map[string]cveFacts
+	cves    map[string]cveFacts // by CVE, or by namespace and ID of another advisory
 }
 
 // cover says how much "nothing found" is worth.
@@ -44,11 +57,15 @@ func (s *session) cover(out *scan.Matches, packages []pkg.Package, about pkg.Con
 		if err != nil {
 			return err
 		}
-		if known {
-			continue
+		switch {
+		case !known:
+			out.DistroKnown = false
+			s.problem(g.problem(doc))
+		case g.foreign():
+			s.problem(scan.Problem{Kind: ProblemForeignPackages, Detail: fmt.Sprintf(
+				"%s has no %s packages, yet the image holds %d of them, which matched nothing; remove them or their database, or correct /etc/os-release",
+				strings.TrimSpace(g.distro.String()), g.kind, g.count)})
 		}
-		out.DistroKnown = false
-		s.problem(g.problem(doc))
 	}
 	if about.Distro != nil {
 		date, err := s.eol(about.Distro)
@@ -92,13 +109,19 @@ func same(a, b *distro.Distro) bool {
 	return a.Type == b.Type && a.Version == b.Version && a.Codename == b.Codename && slices.Equal(a.Channels, b.Channels)
 }
 
+// foreign reports whether the packages can't be their distribution's own.
+func (g *group) foreign() bool {
+	kind, ok := packaging[g.distro.Type]
+	return ok && kind != g.kind
+}
+
 func (g *group) problem(doc *sbom.SBOM) scan.Problem {
 	switch release := doc.Artifacts.LinuxDistribution; {
 	case g.distro != nil:
 		return scan.Problem{Kind: ProblemDistroUnknown, Detail: fmt.Sprintf(
 			"the vulnerability database has no data for %s, so %d %s packages matched nothing; update the database, or use a distribution that it has",
 			strings.TrimSpace(g.distro.String()), g.count, g.kind)}
-	case release != nil:
+	case release != nil && release.ID != "":
 		return scan.Problem{Kind: ProblemDistroUnknown, Detail: fmt.Sprintf(
 			"the distribution %q is not one that can be matched, so %d %s packages matched nothing; use a distribution that the vulnerability database has",
 			release.ID, g.count, g.kind)}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -35,12 +36,16 @@ const (
 // for each, and knows which one is active. Several processes may share the directory:
 // what one activates, all see. The fields are set before the first call; the methods
 // may be called concurrently.
+//
+// On disk there are the active build and the one before it, those that matchers have
+// open or that ceased to be active less than two minutes ago, and while one is
+// installed its archive and itself. A build takes 1 to 2 GB.
 type Databases struct {
 	Root     string        // directory, made where it is missing; must not hold any of ?, # and %
-	URL      string        // mirror: a URL that ends in .json, or one that /v6/latest.json is added to; DefaultURL when empty
+	URL      string        // mirror: a URL whose path ends in .json, or one that v6/latest.json is added to; DefaultURL when empty; may hold NAME:PASSWORD@
 	MaxAge   time.Duration // a build that is older is stale; DefaultMaxAge when 0
 	Interval time.Duration // between checks for a new build; DefaultInterval when 0
-	CACert   string        // file of PEM certificates that vouch for the mirror, besides the system's
+	CACert   string        // file of PEM certificates of the authorities that vouch for the mirror, in place of the system's
 	Offline  bool          // Run never asks the mirror, and only watches for imports
 	Log      *slog.Logger  // what Run does; nothing when nil
 
@@ -48,18 +53,29 @@ type Databases struct {
 	// build has become active, whichever process did that.
 	OnChange func(scan.Database)
 
-	now func() time.Time // time.Now where nil
+	// Progress, if set, is called by Run like the function that Update is given, while
+	// there is no build to match with; and with a total of -1 when that is over, however
+	// it ended.
+	Progress func(done, total int64)
 
-	mu       sync.Mutex // guards all below; held while a build is hashed
-	verified seal
-	leases   map[string]int // by directory
+	now    func() time.Time // time.Now where nil
+	random func() float64   // in [0, 1); rand.Float64 where nil
+	step   func(string)     // told of each step of an installation, by tests
+	bounds bounds
+
+	hashing sync.Mutex // held while a build is hashed: once is enough
+
+	mu     sync.Mutex // guards all below
+	seals  map[string]seal
+	counts Counts
+	last   Check
 }
 
 // A seal is the state of a file whose checksum was found to be right.
 type seal struct {
-	dir   string
-	size  int64
-	mtime time.Time
+	checksum string
+	size     int64
+	mtime    time.Time
 }
 
 // A record is the content of the file "current".
@@ -73,18 +89,17 @@ type record struct {
 	Previous  string    `json:"previous,omitempty"` // name in Root of the build before
 }
 
-const (
-	currentFile = "current"
-	checkFile   = "last-check.json"
-	stagePrefix = "staging-"
-)
+// skew is how far ahead of this machine's clock a build may have been made.
+const skew = 24 * time.Hour
 
 // remedy is what a person does when there is no good database.
 const remedy = `run "sluice db update", or without internet "sluice db import FILE"`
 
 // Current returns the active build. An error that wraps scan.ErrDatabaseMissing means
 // that there is none, or that it is damaged; one that wraps scan.ErrDatabaseStale that
-// it is older than MaxAge: the build is returned beside it, for those who may use it.
+// it is older than MaxAge, or that its age can't be known since it was built after what
+// this machine's clock says; then the build is returned beside the error, for those who
+// may use it.
 //
 // The file is hashed when this process first sees the build, or sees it changed:
 // about a second for a gigabyte. Every other call reads two small files.
@@ -96,81 +111,43 @@ func (d *Databases) Current(ctx context.Context) (scan.Database, error) {
 	if err := ctx.Err(); err != nil {
 		return scan.Database{}, err
 	}
-	if err := d.verify(r); err != nil {
+	switch err := d.verify(r); {
+	case errors.Is(err, fs.ErrPermission):
+		return scan.Database{}, fmt.Errorf("%w: the build in %s can't be read: %w; be the user whom it belongs to, or give it to this one", scan.ErrDatabaseMissing, d.dir(r), err)
+	case err != nil:
 		return scan.Database{}, fmt.Errorf("%w: the build in %s is damaged: %w; %s", scan.ErrDatabaseMissing, d.dir(r), err, remedy)
 	}
 	db := scan.Database{Built: r.Built, Checksum: r.Checksum, Dir: d.dir(r)}
-	if age := d.clock().Sub(r.Built); age > d.maxAge() {
-		return db, fmt.Errorf("%w: it was built %s, %s ago, and the limit is %s; %s",
-			scan.ErrDatabaseStale, stamp(r.Built), hours(age), hours(d.maxAge()), remedy)
-	}
-	return db, nil
+	return db, d.fresh(r.Built)
 }
 
-// Lease keeps the build db from being removed by this process until release is
-// called. A build that is not leased may be removed as soon as two newer ones have
-// come; files that are open survive that.
-func (d *Databases) Lease(db scan.Database) (release func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.leases == nil {
-		d.leases = make(map[string]int)
+// fresh returns an error that wraps scan.ErrDatabaseStale if what was built then is too
+// old to be relied on.
+func (d *Databases) fresh(built time.Time) error {
+	age := d.clock().Sub(built)
+	if age < -skew {
+		return fmt.Errorf("%w, or its age can't be known: it was built %s, and this machine's clock says %s; set the clock",
+			scan.ErrDatabaseStale, stamp(built), stamp(d.clock()))
 	}
-	d.leases[db.Dir]++
-	return sync.OnceFunc(func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.leases[db.Dir]--; d.leases[db.Dir] == 0 {
-			delete(d.leases, db.Dir)
-		}
-	})
-}
-
-// A Status tells of the active build and of the updates.
-type Status struct {
-	Built     time.Time `json:"built,omitzero"`
-	Checksum  string    `json:"checksum,omitempty"`
-	Schema    string    `json:"schema,omitempty"`
-	Path      string    `json:"path,omitempty"`   // of vulnerability.db
-	Source    string    `json:"source,omitempty"` // URL or file that it came from
-	Age       int64     `json:"age_seconds,omitempty"`
-	MaxAge    int64     `json:"max_age_seconds"`
-	Stale     bool      `json:"stale"`
-	Error     string    `json:"error,omitempty"` // why there is no usable build, and what to do
-	URL       string    `json:"url"`             // of the listing
-	LastCheck time.Time `json:"last_check,omitzero"`
-	LastError string    `json:"last_error,omitempty"` // of the last check
-}
-
-// Status returns what there is to say. Like Current, it may have to hash the file.
-func (d *Databases) Status(ctx context.Context) Status {
-	s := Status{URL: redacted(d.listing()), MaxAge: int64(d.maxAge().Seconds())}
-	c := d.lastCheck()
-	s.LastCheck, s.LastError = c.Time, c.Error
-	if r, err := d.active(); err == nil {
-		s.Built, s.Checksum, s.Schema, s.Source = r.Built, r.Checksum, r.Schema, r.Source
-		s.Path = filepath.Join(d.dir(r), v6.VulnerabilityDBFileName)
-		s.Age = int64(d.clock().Sub(r.Built).Seconds())
+	if age > d.maxAge() {
+		return fmt.Errorf("%w: it was built %s, %s ago, and the limit is %s; %s",
+			scan.ErrDatabaseStale, stamp(built), hours(age), hours(d.maxAge()), remedy)
 	}
-	if _, err := d.Current(ctx); err != nil {
-		s.Error = err.Error()
-		s.Stale = errors.Is(err, scan.ErrDatabaseStale)
-	}
-	return s
+	return nil
 }
 
 // active reads the file "current".
 func (d *Databases) active() (record, error) {
 	var r record
-	if d.Root == "" || strings.ContainsAny(d.Root, "?#%") {
-		return r, fmt.Errorf("%w: the directory %q can't hold one: choose a path without ?, # and %%", scan.ErrDatabaseMissing, d.Root)
+	if err := d.valid(); err != nil {
+		return r, fmt.Errorf("%w: %w", scan.ErrDatabaseMissing, err)
 	}
 	b, err := os.ReadFile(filepath.Join(d.Root, currentFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, fmt.Errorf("%w in %s; %s", scan.ErrDatabaseMissing, d.Root, remedy)
 	}
 	if err != nil {
-		return r, fmt.Errorf("%w: %w; %s", scan.ErrDatabaseMissing, err, remedy)
+		return r, fmt.Errorf("%w that can be read: %w", scan.ErrDatabaseMissing, err)
 	}
 	err = json.Unmarshal(b, &r)
 	if err == nil && (r.Dir == "" || r.Dir != filepath.Base(r.Dir) || r.Dir == ".." || r.Checksum == "") {
@@ -182,21 +159,33 @@ func (d *Databases) active() (record, error) {
 	return r, nil
 }
 
+// valid returns an error for a directory whose name SQLite would misread.
+func (d *Databases) valid() error {
+	if d.Root == "" || strings.ContainsAny(d.Root, "?#%") {
+		return fmt.Errorf("the directory %q can't hold a database: choose a path without ?, # and %%", d.Root)
+	}
+	return nil
+}
+
 // verify hashes the build that r names, unless this process has done so and the file
-// looks the same.
+// looks the same. It holds nobody up who asks for a build that is known.
 func (d *Databases) verify(r record) error {
-	name := filepath.Join(d.dir(r), v6.VulnerabilityDBFileName)
+	dir := d.dir(r)
+	if err := fits(scan.Database{Dir: dir, Checksum: r.Checksum}); err != nil {
+		return err
+	}
+	name := filepath.Join(dir, v6.VulnerabilityDBFileName)
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
 	}
-	now := seal{d.dir(r), info.Size(), info.ModTime()}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := fits(scan.Database{Dir: d.dir(r), Checksum: r.Checksum}); err != nil {
-		return err
+	now := seal{r.Checksum, info.Size(), info.ModTime()}
+	if d.sealed(dir) == now {
+		return nil
 	}
-	if d.verified == now {
+	d.hashing.Lock()
+	defer d.hashing.Unlock()
+	if d.sealed(dir) == now {
 		return nil
 	}
 	sum, err := v6.CalculateDBDigest(afero.NewOsFs(), name)
@@ -206,8 +195,19 @@ func (d *Databases) verify(r record) error {
 	if !strings.EqualFold(sum, r.Checksum) {
 		return fmt.Errorf("the checksum of %s is %s and should be %s", name, sum, r.Checksum)
 	}
-	d.verified = now
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.seals == nil || len(d.seals) > 8 { // of the many that there were, one or two are
+		d.seals = make(map[string]seal)
+	}
+	d.seals[dir] = now
 	return nil
+}
+
+func (d *Databases) sealed(dir string) seal {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.seals[dir]
 }
 
 // dir is the directory that holds vulnerability.db: grype puts the model's number
@@ -221,6 +221,14 @@ func (d *Databases) clock() time.Time {
 		return d.now()
 	}
 	return time.Now()
+}
+
+// chance returns a number in [0, 1).
+func (d *Databases) chance() float64 {
+	if d.random != nil {
+		return d.random()
+	}
+	return rand.Float64()
 }
 
 func (d *Databases) maxAge() time.Duration {

@@ -17,8 +17,6 @@ import (
 	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
-// When these are set, the test binary is a process that updates or imports, and that
-// a test kills or starves.
 // A mirror serves sample databases.
 type mirror struct {
 	*httptest.Server
@@ -85,10 +83,6 @@ const tinySBOM = `{"artifacts":[{"id":"1","name":"minimist","version":"1.2.5","t
 "artifactRelationships":[],"source":{"id":"s","name":"x","version":"1","type":"directory","metadata":{"path":"/"}},"distro":{},"descriptor":{"name":"syft","version":"1"},
 "schema":{"version":"16.0.0","url":"https://raw.githubusercontent.com/anchore/syft/main/schema/json/schema-16.0.0.json"}}`
 
-// Of many builds, the active one, the one before and those that are leased stay.
-// junk serves an archive that is none, with its right checksum.
-// leftovers fails when something lies in the root that nothing names.
-// The password of a mirror must not be seen in an error, in the status, or on disk.
 func TestStale(t *testing.T) {
 	m := newMirror(t)
 	want := m.publish(t, 200*time.Hour)
@@ -154,10 +148,6 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// child runs this test binary as another process that updates.
-// kill -9 in the middle of the download: the last good build stays, the lock is free,
-// and nothing is left over once the next update has come.
-// A full disk, played by a limit on the size of files.
 func TestRun(t *testing.T) {
 	m := newMirror(t)
 	want := m.publish(t, time.Hour)
@@ -178,49 +168,4 @@ func TestRun(t *testing.T) {
 	}
 	cancel()
 	check(t, <-done)
-}
-
-func TestWait(t *testing.T) {
-	d := &Databases{}
-	for _, c := range []struct {
-		failures int
-		base     time.Duration
-	}{{0, 2 * time.Hour}, {1, time.Minute}, {2, 2 * time.Minute}, {5, 16 * time.Minute}, {9, 2 * time.Hour}, {1000, 2 * time.Hour}} {
-		seen := map[time.Duration]bool{}
-		for range 100 {
-			w := d.wait(c.failures)
-			seen[w] = true
-			if w < c.base*9/10 || w > c.base*11/10 {
-				t.Errorf("after %d failures: %s, want %s give or take a tenth", c.failures, w, c.base)
-			}
-		}
-		if len(seen) < 50 {
-			t.Errorf("after %d failures there are only %d different waits", c.failures, len(seen))
-		}
-	}
-}
-
-func TestFirst(t *testing.T) {
-	m := newMirror(t)
-	m.publish(t, time.Hour)
-	d := &Databases{Root: t.TempDir(), URL: m.URL}
-	if w := d.first(t.Context()); w != 0 {
-		t.Errorf("with no database: %s", w)
-	}
-	_, _, err := d.Update(t.Context(), nil)
-	check(t, err)
-	if w := d.first(t.Context()); w < 119*time.Minute || w > 2*time.Hour {
-		t.Errorf("after a check: %s", w)
-	}
-	d.now = func() time.Time { return time.Now().Add(3 * time.Hour) }
-	if w := d.first(t.Context()); w != 0 {
-		t.Errorf("three hours after a check: %s", w)
-	}
-	d.now = func() time.Time { return time.Now().Add(-3 * time.Hour) }
-	if w := d.first(t.Context()); w != 0 {
-		t.Errorf("when the clock has gone back: %s", w)
-	}
-	if _, err := (&Databases{Root: "a?b"}).Current(t.Context()); !errors.Is(err, scan.ErrDatabaseMissing) {
-		t.Errorf("a path that SQLite misreads: %v", err)
-	}
 }

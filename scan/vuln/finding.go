@@ -1,7 +1,6 @@
 package vuln
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -100,95 +99,15 @@ func (s *session) finding(m match.Match) (scan.Finding, error) {
 			return f, err
 		}
 	}
+	for _, r := range m.Vulnerability.RelatedVulnerabilities {
+		if isCVE(r.ID) {
+			continue
+		}
+		if err := s.relate(&f, r); err != nil {
+			return f, err
+		}
+	}
 	return f, nil
-}
-
-// enrich adds what the database knows of a CVE by itself: a rating and a date where
-// the advisory has none, and KEV and EPSS when exploitation says that nobody looked.
-func (s *session) enrich(f *scan.Finding, cve string, exploitation bool) error {
-	unrated, undated := f.Severity == severities[0], f.Published == ""
-	if !unrated && !undated && !exploitation {
-		return nil
-	}
-	facts, err := s.cve(cve)
-	if err != nil {
-		return err
-	}
-	if unrated {
-		rate(f, facts.severity, facts.cvss)
-	}
-	if undated {
-		f.Published = facts.published
-	}
-	if exploitation {
-		f.KEV = earlier(f.KEV, facts.kev)
-		f.EPSS = max(f.EPSS, facts.epss)
-	}
-	return nil
-}
-
-// cveFacts is what the database knows of a CVE, whatever advisory relates to it.
-type cveFacts struct {
-	severity  string
-	cvss      []vulnerability.Cvss
-	published string
-	kev       string
-	epss      float64
-}
-
-// cve looks a CVE up, once for each database.
-func (s *session) cve(id string) (cveFacts, error) {
-	k := &s.volume.known
-	k.mu.Lock()
-	facts, ok := k.cves[id]
-	k.mu.Unlock()
-	if ok {
-		return facts, nil
-	}
-	ref := vulnerability.Reference{ID: id, Namespace: "nvd:cpe"}
-	handles, err := s.reader.GetVulnerabilities(&v6.VulnerabilitySpecifier{Name: id, Providers: []string{"nvd"}}, &v6.GetVulnerabilityOptions{Preload: true})
-	if err != nil {
-		return facts, err
-	}
-	if len(handles) > 0 {
-		facts.published = day(handles[0].PublishedDate)
-		ref.Internal = &handles[0]
-		meta, err := s.provider.VulnerabilityMetadata(ref)
-		if err != nil {
-			return facts, err
-		}
-		facts.severity, facts.cvss = meta.Severity, meta.Cvss
-	}
-	kevs, err := s.reader.GetKnownExploitedVulnerabilities(id)
-	if err != nil {
-		return facts, err
-	}
-	for _, e := range kevs {
-		if e.BlobValue == nil {
-			e.BlobValue = &v6.KnownExploitedVulnerabilityBlob{}
-		}
-		facts.kev = earlier(facts.kev, s.kevDay(e.BlobValue.DateAdded, e.BlobValue.DueDate))
-	}
-	scores, err := s.reader.GetEpss(id)
-	if err != nil {
-		return facts, err
-	}
-	for _, e := range scores {
-		facts.epss = max(facts.epss, e.Epss)
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.cves == nil {
-		k.cves = make(map[string]cveFacts)
-	}
-	k.cves[id] = facts // bounded by the CVEs in the database
-	return facts, nil
-}
-
-// kevDay is never empty: a vulnerability that is known to be exploited must not lose
-// that for want of a date.
-func (s *session) kevDay(added, due *time.Time) string {
-	return cmp.Or(day(added), day(due), day(&s.volume.built), "1970-01-01")
 }
 
 // identity names a vulnerability by its CVE, where the advisory relates to exactly

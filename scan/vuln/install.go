@@ -3,7 +3,6 @@ package vuln
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	v6 "github.com/anchore/grype/grype/db/v6"
@@ -20,65 +18,78 @@ import (
 	"github.com/sluicegate/sluice/scan"
 )
 
-// Import installs and activates a build from a file, without any network: an archive
-// as mirrors serve it (.tar.zst, .tar.gz, .tar), a bare vulnerability.db, also
-// compressed, or a directory that holds one, with the import.json that says its
-// checksum where there is one. What was active stays so on any error. An older build
-// than the active one is taken, too: that is how one goes back.
-func (d *Databases) Import(ctx context.Context, file string) (db scan.Database, err error) {
-	err = d.locked(ctx, func() error {
-		stage, err := d.stage()
-		if err != nil {
+// install makes a build of file in the directory stage, checks it, and activates it if
+// accept has nothing against when it was built. changed says that another one was active
+// before.
+func (d *Databases) install(ctx context.Context, stage, file, source string, accept func(built time.Time) error) (db scan.Database, changed bool, err error) {
+	build := filepath.Join(stage, "build")
+	r, err := d.prepare(ctx, build, file, source)
+	if err != nil {
+		return db, false, err
+	}
+	err = d.alone(ctx, installLock, func() error {
+		if err := accept(r.Built); err != nil {
 			return err
 		}
-		defer os.RemoveAll(stage)
-		db, err = d.install(ctx, stage, file, file)
+		var err error
+		db, changed, err = d.activate(build, r)
 		return err
 	})
-	if err != nil {
-		return db, fmt.Errorf("import the vulnerability database %s: %w", file, err)
-	}
-	return db, nil
+	return db, changed, err
 }
 
-// install makes a build of file in the directory stage, checks it, and activates it.
-func (d *Databases) install(ctx context.Context, stage, file, source string) (scan.Database, error) {
-	build := filepath.Join(stage, "build")
+// prepare makes a build of file: everything but its place.
+func (d *Databases) prepare(ctx context.Context, build, file, source string) (r record, err error) {
 	dir := filepath.Join(build, strconv.Itoa(v6.ModelVersion))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return scan.Database{}, err
+		return r, err
 	}
 	name := filepath.Join(dir, v6.VulnerabilityDBFileName)
-	sum, err := unpack(ctx, file, name)
+	sum, err := d.unpack(ctx, file, name)
 	if err != nil {
-		return scan.Database{}, err
+		return r, err
 	}
-	if err := ctx.Err(); err != nil {
-		return scan.Database{}, err
+	d.at("unpacked")
+	if err := sound(ctx, name); err != nil {
+		return r, err
 	}
-	meta, err := index(ctx, dir, sum, source)
+	info, err := os.Stat(name)
 	if err != nil {
-		return scan.Database{}, err
+		return r, err
 	}
+	if err := d.room(info.Size()); err != nil { // for indexes, and for sorting them
+		return r, err
+	}
+	if err := d.sortHere(ctx); err != nil {
+		return r, err
+	}
+	meta, err := index(dir, sum, source)
+	if err != nil {
+		return r, err
+	}
+	d.at("indexed")
 	about, err := v6.ReadDescription(name)
 	if err != nil {
-		return scan.Database{}, err
+		return r, &failure{reason: BadArchive, err: err}
 	}
-	if err := ctx.Err(); err != nil {
-		return scan.Database{}, err
+	if about.SchemaVersion.Model != v6.ModelVersion {
+		return r, fail(BadArchive, "it is a database of schema %d, and this version reads schema %d", about.SchemaVersion.Model, v6.ModelVersion)
 	}
-	return d.activate(build, record{
+	if err := d.past(about.Built.Time); err != nil {
+		return r, &failure{reason: BadArchive, err: err}
+	}
+	return record{
 		Checksum:  meta.Digest,
 		Built:     about.Built.UTC(),
 		Schema:    about.SchemaVersion.String(),
 		Source:    source,
 		Activated: d.clock().UTC(),
-	})
+	}, ctx.Err()
 }
 
 // index checks the file in dir and gives it its indexes and its import.json. sum is
 // what an import.json that came with the file says of it, nil where there is none.
-func index(ctx context.Context, dir string, sum *v6.ImportMetadata, source string) (*v6.ImportMetadata, error) {
+func index(dir string, sum *v6.ImportMetadata, source string) (*v6.ImportMetadata, error) {
 	name := filepath.Join(dir, v6.VulnerabilityDBFileName)
 	meta := &v6.ImportMetadata{Source: source, ClientVersion: fmt.Sprintf("v%d.%d.%d", v6.ModelVersion, v6.Revision, v6.Addition)}
 	if sum != nil {
@@ -94,11 +105,11 @@ func index(ctx context.Context, dir string, sum *v6.ImportMetadata, source strin
 			return meta, writeJSON(filepath.Join(dir, v6.ImportMetadataFileName), meta)
 		}
 	}
-	if err := sound(ctx, name); err != nil {
-		return nil, err
-	}
 	if err := v6.Hydrater()(dir); err != nil {
-		return nil, fmt.Errorf("it is no database that this version can read (schema %d): %w", v6.ModelVersion, err)
+		if full(err) {
+			return nil, &failure{reason: NoDisk, err: fmt.Errorf("index it: %w", err)}
+		}
+		return nil, fail(BadArchive, "it is no database that this version can read (schema %d): %w", v6.ModelVersion, err)
 	}
 	done, err := v6.WriteImportMetadata(afero.NewOsFs(), dir, source)
 	if err != nil {
@@ -107,7 +118,39 @@ func index(ctx context.Context, dir string, sum *v6.ImportMetadata, source strin
 	return done, nil
 }
 
-// sound has SQLite look at every page: a file that was cut off may well open.
+// sortHere has SQLite put what it sorts into Root. Left alone it takes /var/tmp or /tmp,
+// where a container has some megabytes; the indexes of a real database need hundreds.
+// The setting is the process's, and SQLite wants it left alone once it is made.
+func (d *Databases) sortHere(ctx context.Context) error {
+	dir, err := filepath.Abs(d.Root)
+	if err != nil {
+		return err
+	}
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var now string
+	if err := db.QueryRowContext(ctx, "PRAGMA temp_store_directory").Scan(&now); err == nil && now == dir {
+		return nil
+	}
+	if _, err := db.ExecContext(ctx, "PRAGMA temp_store_directory = '"+strings.ReplaceAll(dir, "'", "''")+"'"); err != nil {
+		return fmt.Errorf("have SQLite sort in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// full reports whether SQLite had no room left.
+func full(err error) bool {
+	var code interface{ Code() int }
+	const sqliteFull = 13 // https://sqlite.org/rescode.html#full
+	return errors.As(err, &code) && code.Code()&0xff == sqliteFull
+}
+
+// sound has SQLite look at every page, since a file that was cut off may well open, and
+// looks whether it is a vulnerability database with something in it: indexing makes one
+// of any SQLite file, and in an empty one every image would be clean.
 func sound(ctx context.Context, name string) error {
 	db, err := sql.Open("sqlite", "file:"+name+"?mode=ro&immutable=1")
 	if err != nil {
@@ -116,41 +159,72 @@ func sound(ctx context.Context, name string) error {
 	defer db.Close()
 	var said string
 	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&said); err != nil {
-		return fmt.Errorf("it is no SQLite database, or a damaged one: %w", err)
+		return fail(BadArchive, "it is no SQLite database, or a damaged one: %w", err)
 	}
 	if said != "ok" {
-		return fmt.Errorf("it is a damaged SQLite database: %s", oneLine(said))
+		return fail(BadArchive, "it is a damaged SQLite database: %s", oneLine(said))
 	}
-	return nil
+	var odd int
+	const code = "SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')" // triggers and views would run
+	if err := db.QueryRowContext(ctx, code).Scan(&odd); err != nil || odd > 0 {
+		return fail(BadArchive, "it is no vulnerability database: it holds %d triggers and views, %v", odd, err)
+	}
+	var model int
+	var built sql.NullString
+	if err := db.QueryRowContext(ctx, "SELECT model, build_timestamp FROM db_metadata").Scan(&model, &built); err != nil || !built.Valid {
+		return fail(BadArchive, "it is no vulnerability database of schema %d: it doesn't say when and for which schema it was built (%v)", v6.ModelVersion, err)
+	}
+	if model != v6.ModelVersion {
+		return fail(BadArchive, "it is a vulnerability database of schema %d, and this version reads schema %d", model, v6.ModelVersion)
+	}
+	for _, table := range []string{"providers", "vulnerability_handles", "affected_package_handles"} {
+		var one int
+		if err := db.QueryRowContext(ctx, "SELECT 1 FROM "+table+" LIMIT 1").Scan(&one); err != nil {
+			return fail(BadArchive, "it is a vulnerability database with nothing in %s: %w", table, err)
+		}
+	}
+	return ctx.Err()
 }
 
 // activate moves a finished build to its place and then, in one write, makes it the
-// active one.
-func (d *Databases) activate(build string, r record) (scan.Database, error) {
+// active one. installLock is held.
+func (d *Databases) activate(build string, r record) (scan.Database, bool, error) {
 	old, err := d.active()
 	if err == nil {
 		r.Previous = old.Dir
 		if same := d.dir(old); old.Checksum == r.Checksum && d.verify(old) == nil {
-			return scan.Database{Built: old.Built, Checksum: old.Checksum, Dir: same}, nil
+			return scan.Database{Built: old.Built, Checksum: old.Checksum, Dir: same}, false, nil
 		}
 	}
 	if r.Dir, err = d.vacant(r.Checksum); err != nil {
-		return scan.Database{}, err
+		return scan.Database{}, false, err
 	}
-	if err := flush(filepath.Join(build, strconv.Itoa(v6.ModelVersion), v6.VulnerabilityDBFileName)); err != nil {
-		return scan.Database{}, err
+	inner := filepath.Join(build, strconv.Itoa(v6.ModelVersion))
+	inherit(build, inner, filepath.Join(inner, v6.VulnerabilityDBFileName), holdFile(inner))
+	if err := flush(filepath.Join(inner, v6.VulnerabilityDBFileName), holdFile(inner), inner, build); err != nil {
+		return scan.Database{}, false, err
 	}
-	if err := os.Rename(build, filepath.Join(d.Root, r.Dir)); err != nil {
-		return scan.Database{}, err
+	place := filepath.Join(d.Root, r.Dir)
+	if err := os.Rename(build, place); err != nil {
+		return scan.Database{}, false, err
 	}
-	if err := d.verify(r); err != nil { // the last look before others depend on it
-		return scan.Database{}, err
+	d.at("placed")
+	err = d.verify(r) // the last look before others depend on it
+	if err == nil {
+		err = writeJSON(filepath.Join(d.Root, currentFile), r)
 	}
-	if err := writeJSON(filepath.Join(d.Root, currentFile), r); err != nil {
-		return scan.Database{}, err
+	if err != nil {
+		if now, e := d.active(); e != nil || now.Dir != r.Dir { // else only the last flush failed
+			err = errors.Join(err, os.RemoveAll(place))
+		}
+		return scan.Database{}, false, err
+	}
+	d.at("activated")
+	if old.Dir != "" {
+		_ = os.WriteFile(filepath.Join(d.Root, old.Dir, retiredFile), nil, 0o600) // else it goes at once
 	}
 	d.sweep(r)
-	return scan.Database{Built: r.Built, Checksum: r.Checksum, Dir: d.dir(r)}, nil
+	return scan.Database{Built: r.Built, Checksum: r.Checksum, Dir: d.dir(r)}, true, nil
 }
 
 // vacant returns a name in Root for a build that no directory has, not even a damaged
@@ -167,105 +241,4 @@ func (d *Databases) vacant(checksum string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s holds a thousand builds with the checksum %s: remove some", d.Root, checksum)
-}
-
-// sweep removes the builds that are neither active, nor the one before, nor leased,
-// and what an interrupted installation has left. The lock is held.
-func (d *Databases) sweep(r record) {
-	entries, err := os.ReadDir(d.Root)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		name := e.Name()
-		build := strings.HasPrefix(name, "xxh64-") && name != r.Dir && name != r.Previous && !d.leased(name)
-		if build || strings.HasPrefix(name, stagePrefix) || strings.HasPrefix(name, tempPrefix) {
-			_ = os.RemoveAll(filepath.Join(d.Root, name)) // tried again next time
-		}
-	}
-}
-
-func (d *Databases) leased(name string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.leases[d.dir(record{Dir: name})] > 0
-}
-
-// stage makes an empty directory in Root, where a rename to the final place can't
-// fail for want of space. The lock is held, so that whatever lies there is a leftover.
-func (d *Databases) stage() (string, error) {
-	old, err := filepath.Glob(filepath.Join(d.Root, stagePrefix+"*"))
-	if err != nil {
-		return "", err
-	}
-	for _, dir := range old {
-		if err := os.RemoveAll(dir); err != nil {
-			return "", err
-		}
-	}
-	return os.MkdirTemp(d.Root, stagePrefix)
-}
-
-// locked runs f while no other goroutine or process installs anything in Root. The
-// kernel gives the lock back when a process dies.
-func (d *Databases) locked(ctx context.Context, f func() error) error {
-	if d.Root == "" || strings.ContainsAny(d.Root, "?#%") {
-		return fmt.Errorf("the directory %q can't hold a database: choose a path without ?, # and %%", d.Root)
-	}
-	if err := os.MkdirAll(d.Root, 0o700); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(filepath.Join(d.Root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer lock.Close() // unlocks
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return f()
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return fmt.Errorf("lock %s: %w", lock.Name(), err)
-		}
-		select {
-		case <-tick.C: // flock can't be waited for with a context
-		case <-ctx.Done():
-			return fmt.Errorf("wait for another update: %w", ctx.Err())
-		}
-	}
-}
-
-const tempPrefix = ".new-"
-
-// writeJSON replaces a small file as a whole: a crash leaves the old or the new one.
-func writeJSON(name string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), tempPrefix)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return flush(filepath.Dir(name))
-}
-
-// flush makes a file or a directory durable.
-func flush(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -1,6 +1,7 @@
 package vuln
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,9 @@ type Matcher struct {
 // db names. When ctx ends, it returns an error, though perhaps only after the package
 // at hand.
 func (m *Matcher) Match(ctx context.Context, sbomFile string, db scan.Database) (*scan.Matches, error) {
+	end := scan.Timed(ctx, scan.StepOpen)
 	v, err := m.shelf.borrow(db)
+	end()
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +95,9 @@ func (m *Matcher) session(v *volume) (*session, error) {
 }
 
 func (s *session) match(ctx context.Context, sbomFile string) (*scan.Matches, error) {
+	end := scan.Timed(ctx, scan.StepDecode)
 	packages, about, doc, err := read(sbomFile)
+	end()
 	if err != nil {
 		return nil, err
 	}
@@ -105,13 +110,16 @@ func (s *session) match(ctx context.Context, sbomFile string) (*scan.Matches, er
 		IgnoreRules:                kernelHeaders(),
 		IncludeMatcherSuppressions: true,
 	}
+	end = scan.Timed(ctx, scan.StepSearch)
 	matches, ignored, err := finder.FindMatchesContext(ctx, packages, about)
+	end()
 	if err != nil {
 		return nil, err
 	}
 	if err := s.err(); err != nil {
 		return nil, err
 	}
+	defer scan.Timed(ctx, scan.StepFindings)()
 	findings, err := s.findings(matches.Sorted(), ignored)
 	if err != nil {
 		return nil, err
@@ -135,17 +143,16 @@ func (s *session) matchers() []match.Matcher {
 // read decodes an SBOM as the grype command does, with packages removed that a
 // distribution's package owns and whose feed is comprehensive.
 func read(name string) ([]pkg.Package, pkg.Context, *sbom.SBOM, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, pkg.Context{}, nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
+	if info, err := os.Stat(name); err != nil {
 		return nil, pkg.Context{}, nil, err
 	} else if info.Size() > maxSBOM {
 		return nil, pkg.Context{}, nil, fmt.Errorf("the SBOM has %d bytes; at most %d are read", info.Size(), maxSBOM)
 	}
-	packages, about, doc, err := pkg.ProvideFromReader(f, provision())
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, pkg.Context{}, nil, err
+	}
+	packages, about, doc, err := pkg.ProvideFromReader(bytes.NewReader(withoutFiles(b)), provision())
 	if err != nil {
 		return nil, pkg.Context{}, nil, fmt.Errorf("read SBOM: %w", err)
 	}

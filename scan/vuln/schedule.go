@@ -2,14 +2,9 @@ package vuln
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
+	"log/slog"
 	"time"
-
-	"github.com/sluicegate/sluice/scan"
 )
 
 const (
@@ -17,77 +12,128 @@ const (
 	watch = 5 * time.Second
 	// retry is the wait after a check that failed; it doubles up to the interval.
 	retry = time.Minute
+	// spread is over how long those ask that are started together, after an upgrade or
+	// a power cut, and have a build to go on with.
+	spread = 10 * time.Minute
+	// tidying is how often builds that have served are looked for.
+	tidying = time.Minute
 )
 
 // Run keeps the database fresh until ctx ends, and returns nil then. It asks the
-// mirror at once when there is no usable build, and else about every Interval, give or
-// take a tenth, so that many gateways don't ask in the same minute. A check that fails
-// is logged and tried again; the active build stays. It tells OnChange of each build
-// that becomes active while it runs.
+// mirror at once when there is no usable build, and else about every Interval, at a
+// time that differs from gateway to gateway; each check costs the mirror its listing.
+// A check that fails is tried again after a minute or so, and then ever less often, and
+// never sooner than the mirror asked for; the active build stays. Run logs what changes:
+// the first of many failures, their end, the build, and whether it is usable. It tells
+// OnChange of each build that becomes active while it runs.
 func (d *Databases) Run(ctx context.Context) error {
-	seen := ""
+	d.tidy(ctx)
+	_, err := d.Current(ctx)
+	f := follower{Databases: d, state: stateOf(err)}
 	if r, err := d.active(); err == nil {
-		seen = r.Checksum
+		f.seen = r.Checksum
 	}
-	failures := 0
 	next := time.NewTimer(d.first(ctx))
 	defer next.Stop()
 	if d.Offline {
 		next.Stop()
 	}
-	tick := time.NewTicker(watch)
+	tick, tidy := time.NewTicker(watch), time.NewTicker(tidying)
 	defer tick.Stop()
+	defer tidy.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-tidy.C:
+			d.tidy(ctx)
 		case <-next.C:
-			_, changed, err := d.Update(ctx, nil)
-			switch {
-			case ctx.Err() != nil:
-				return nil
-			case err != nil:
-				failures++
-				d.complain(ctx, err)
-			default:
-				failures = 0
-				d.log().Debug("asked for a new vulnerability database", "changed", changed)
-			}
-			next.Reset(d.wait(failures))
+			next.Reset(f.check(ctx))
 		}
-		seen = d.announce(ctx, seen)
+		f.follow(ctx)
 	}
 }
 
-// complain logs a check that failed: an error where there is nothing to go on with.
-func (d *Databases) complain(ctx context.Context, err error) {
-	if _, none := d.active(); none != nil {
-		d.log().ErrorContext(ctx, "no vulnerability database yet; trying again", "error", err)
+// A follower is what Run remembers.
+type follower struct {
+	*Databases
+	seen     string // checksum of the build that was told of last
+	state    State
+	failures int // checks that failed in a row
+	reason   Reason
+	since    time.Time // the first of them
+}
+
+// check looks for a newer build and returns how long to wait for the next time.
+func (f *follower) check(ctx context.Context) time.Duration {
+	var progress func(done, total int64)
+	if f.Progress != nil && f.state == Missing {
+		progress = f.Progress
+		defer progress(0, -1)
+	}
+	_, changed, err := f.Update(ctx, progress)
+	if ctx.Err() != nil {
+		return 0
+	}
+	if err == nil {
+		if f.failures > 0 {
+			f.log().InfoContext(ctx, "the vulnerability database can be updated again", "failures", f.failures, "since", stamp(f.since))
+		}
+		f.failures, f.reason = 0, ""
+		f.log().DebugContext(ctx, "asked for a new vulnerability database", "changed", changed)
+		return f.wait(0, 0)
+	}
+	f.complain(ctx, err)
+	var mirror *failure
+	if errors.As(err, &mirror) {
+		return f.wait(f.failures, mirror.after)
+	}
+	return f.wait(f.failures, 0)
+}
+
+// complain logs the first of many checks that fail for the same reason: as an error
+// where there is nothing to go on with.
+func (f *follower) complain(ctx context.Context, err error) {
+	level, text := slog.LevelWarn, "no update of the vulnerability database; trying again"
+	if _, err := f.Current(ctx); err != nil {
+		level, text = slog.LevelError, "no usable vulnerability database yet; trying again, and until then pulls are denied"
+	}
+	if f.failures++; f.failures == 1 {
+		f.since = f.clock()
+	} else if f.reason == reasonOf(err) {
+		level = slog.LevelDebug
+	}
+	f.reason = reasonOf(err)
+	f.log().Log(ctx, level, text, "reason", f.reason, "failures", f.failures, "error", err)
+}
+
+// follow logs when the state changes, and tells of a build that another one was active
+// before.
+func (f *follower) follow(ctx context.Context) {
+	db, err := f.Current(ctx)
+	if ctx.Err() != nil {
 		return
 	}
-	d.log().WarnContext(ctx, "no update of the vulnerability database", "error", err)
-}
-
-// announce calls OnChange if the active build is another than the one with the
-// checksum seen, and returns the checksum of what is active.
-func (d *Databases) announce(ctx context.Context, seen string) string {
-	r, err := d.active()
-	if err != nil || r.Checksum == seen {
-		return seen
+	before := f.state
+	f.state = stateOf(err)
+	switch {
+	case f.state == before:
+	case f.state == Stale:
+		f.log().ErrorContext(ctx, "the vulnerability database is too old: pulls are denied", "error", err)
+	case f.state == Missing:
+		f.log().ErrorContext(ctx, "the vulnerability database can't be used: pulls are denied", "error", err)
+	default:
+		f.log().InfoContext(ctx, "the vulnerability database is usable", "built", stamp(db.Built))
 	}
-	db, err := d.Current(ctx)
-	if err != nil && !errors.Is(err, scan.ErrDatabaseStale) {
-		if ctx.Err() == nil {
-			d.log().Error("the new vulnerability database can't be used", "error", err)
-		}
-		return seen
+	if f.state == Missing || db.Checksum == f.seen {
+		return
 	}
-	d.log().Info("vulnerability database", "built", stamp(db.Built), "checksum", db.Checksum, "source", r.Source)
-	if d.OnChange != nil {
-		d.OnChange(db)
+	f.seen = db.Checksum
+	f.log().InfoContext(ctx, "vulnerability database", "built", stamp(db.Built), "checksum", db.Checksum)
+	if f.OnChange != nil {
+		f.OnChange(db)
 	}
-	return db.Checksum
 }
 
 // first returns how long to wait before the first check.
@@ -95,49 +141,26 @@ func (d *Databases) first(ctx context.Context) time.Duration {
 	if _, err := d.Current(ctx); err != nil {
 		return 0
 	}
-	c := d.lastCheck()
-	if c.Error != "" {
-		return 0
-	}
+	c := d.LastCheck()
 	since := d.clock().Sub(c.Time)
-	if since < 0 || since > d.interval() {
-		return 0
+	if c.Error == "" && since >= 0 && since < d.interval() {
+		return d.interval() - since
 	}
-	return d.interval() - since
+	return time.Duration(d.chance() * float64(min(spread, d.interval()/4)))
 }
 
-// wait returns how long to wait for the next check after some failures in a row.
-func (d *Databases) wait(failures int) time.Duration {
+// wait returns how long to wait for the next check after some failures in a row, and at
+// least for so long.
+func (d *Databases) wait(failures int, after time.Duration) time.Duration {
 	w := d.interval()
-	if failures > 0 {
-		w = min(w, retry<<min(failures-1, 20))
+	if failures == 0 {
+		return w + time.Duration((d.chance()-0.5)*0.2*float64(w))
 	}
-	return w + time.Duration((rand.Float64()-0.5)*0.2*float64(w))
-}
-
-// An attempt is the content of the file "last-check.json".
-type attempt struct {
-	Time  time.Time `json:"time"`
-	Error string    `json:"error,omitempty"`
-}
-
-// checked notes how a check went. It is for people: what can't be noted is no error.
-func (d *Databases) checked(err error) {
-	c := attempt{Time: d.clock().UTC()}
-	if err != nil {
-		c.Error = err.Error()
+	// Those that one outage has hit don't come back together.
+	w = min(w, retry<<min(failures-1, 20))
+	w = w/2 + time.Duration(d.chance()*float64(w))
+	if after = min(after, d.interval()); w < after {
+		w = after + time.Duration(d.chance()*0.1*float64(after))
 	}
-	_ = writeJSON(filepath.Join(d.Root, checkFile), c)
-}
-
-func (d *Databases) lastCheck() attempt {
-	var c attempt
-	b, err := os.ReadFile(filepath.Join(d.Root, checkFile))
-	if err != nil {
-		return c
-	}
-	if json.Unmarshal(b, &c) != nil {
-		return attempt{}
-	}
-	return c
+	return w
 }

@@ -1,10 +1,14 @@
 package vuln
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	v6 "github.com/anchore/grype/grype/db/v6"
@@ -14,10 +18,13 @@ import (
 	"github.com/sluicegate/sluice/scan"
 )
 
-// A shelf keeps databases open between matches, one store for each directory. A
-// store is closed once a newer build is open and nobody uses the old one.
+// A shelf keeps databases open between matches, one store for each directory. A store
+// is closed once nobody uses it and a newer build is open, or, within a minute or so,
+// the build has ceased to be the active one: what is open keeps its place on the disk.
 type shelf struct {
-	mu     sync.Mutex // guards all below, and users and retired of each volume
+	look time.Duration // how often an idle store's build is looked at; a minute when 0
+
+	mu     sync.Mutex // guards all below, and users, retired, store and timer of each volume
 	open   map[string]*volume
 	closed bool
 }
@@ -28,8 +35,10 @@ type volume struct {
 	built   time.Time
 	users   int
 	retired bool
+	timer   *time.Timer
 
 	ready   chan struct{} // closed when all below is set, once
+	hold    *os.File      // locked, so that nobody removes the build
 	err     error
 	store   store
 	epss    bool
@@ -61,6 +70,9 @@ func (s *shelf) borrow(db scan.Database) (*volume, error) {
 
 	if first {
 		v.err = v.load(db)
+		s.mu.Lock()
+		v.timer = time.AfterFunc(s.lookEvery(), func() { s.revisit(v) })
+		s.mu.Unlock()
 		close(v.ready)
 	}
 	<-v.ready // loading takes milliseconds: nothing is hashed
@@ -104,11 +116,35 @@ func (s *shelf) drop(v *volume) {
 	if s.open[v.dir] == v {
 		delete(s.open, v.dir)
 	}
+	if v.timer != nil {
+		v.timer.Stop()
+	}
 	if v.store != nil {
 		_ = v.store.Close() // read only: nothing can be lost
 		v.store = nil
 	}
+	if v.hold != nil {
+		v.hold.Close()
+		v.hold = nil
+	}
 }
+
+// revisit closes v if its build has ceased to be the active one and nobody uses it.
+func (s *shelf) revisit(v *volume) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[v.dir] != v {
+		return // closed while this waited
+	}
+	if _, err := os.Stat(filepath.Join(v.dir, "..", retiredFile)); err == nil && v.users == 0 {
+		v.retired = true
+		s.drop(v)
+		return
+	}
+	v.timer.Reset(s.lookEvery())
+}
+
+func (s *shelf) lookEvery() time.Duration { return cmp.Or(s.look, time.Minute) }
 
 // close retires everything; a match that is under way keeps its volume until it ends.
 func (s *shelf) close() {
@@ -124,6 +160,13 @@ func (s *shelf) close() {
 // load opens the store and reads what must not be read for the first time by two
 // matches at once: grype keeps the EPSS date without a lock.
 func (v *volume) load(db scan.Database) error {
+	hold, err := lockFile(holdFile(db.Dir), os.O_RDONLY, syscall.LOCK_SH)
+	if errors.Is(err, errLocked) {
+		return errors.New("it is being removed")
+	}
+	if err == nil { // a build that can't be held may vanish, and the match fails then
+		v.hold = hold
+	}
 	if err := fits(db); err != nil {
 		return err
 	}
@@ -167,6 +210,9 @@ func (v *volume) warm(store store, db scan.Database) error {
 	}
 	return nil
 }
+
+// holdFile is the file of a build that is locked by those who have the build open.
+func holdFile(dir string) string { return filepath.Join(dir, v6.ImportMetadataFileName) }
 
 // fits compares the checksum that was noted when the build was installed with the one
 // that the verdict's key will hold.

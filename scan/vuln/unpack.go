@@ -22,7 +22,7 @@ import (
 // unpack writes the database that from holds to the new file to, whatever it is
 // packed in. It returns the import.json that lies beside it in a directory, nil where
 // there is none. Everything written is bounded.
-func unpack(ctx context.Context, from, to string) (*v6.ImportMetadata, error) {
+func (d *Databases) unpack(ctx context.Context, from, to string) (*v6.ImportMetadata, error) {
 	info, err := os.Stat(from)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,14 @@ func unpack(ctx context.Context, from, to string) (*v6.ImportMetadata, error) {
 		return nil, err
 	}
 	defer closer()
-	return meta, write(ctx, to, r)
+	if _, err := d.save(ctx, to, r, d.within().database); err != nil {
+		var file *fs.PathError
+		if f := new(failure); !errors.As(err, &f) && !errors.As(err, &file) && ctx.Err() == nil { // then it was the reader's
+			return nil, fail(BadArchive, "unpack: %w", err)
+		}
+		return nil, fmt.Errorf("unpack: %w", err)
+	}
+	return meta, nil
 }
 
 // within finds the database in a directory: there, or one level down, as grype keeps it.
@@ -75,7 +82,7 @@ var (
 
 const tarMagic = 257
 
-var errFormat = errors.New("it is neither an archive (.tar.zst, .tar.gz, .tar) with a vulnerability.db nor a vulnerability.db (also .zst, .gz)")
+var errFormat = fail(BadArchive, "it is neither an archive (.tar.zst, .tar.gz, .tar) with a vulnerability.db nor a vulnerability.db (also .zst, .gz)")
 
 // database returns a reader of the SQLite file that lies in r under at most one
 // compression and one tar.
@@ -115,7 +122,7 @@ func database(r io.Reader) (_ io.Reader, closer func(), err error) {
 		}
 		if err != nil {
 			closer()
-			return nil, nil, fmt.Errorf("read the archive: %w", err)
+			return nil, nil, fail(BadArchive, "read the archive: %w", err)
 		}
 		if h.Typeflag == tar.TypeReg && path.Base(h.Name) == v6.VulnerabilityDBFileName {
 			return t, closer, nil
@@ -123,33 +130,4 @@ func database(r io.Reader) (_ io.Reader, closer func(), err error) {
 	}
 	closer()
 	return nil, nil, errFormat
-}
-
-// write copies r to a new file, until ctx ends.
-func write(ctx context.Context, name string, r io.Reader) error {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	n, err := io.Copy(f, io.LimitReader(reading{ctx, r}, maxDatabase+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("unpack: %w", err)
-	}
-	if n > maxDatabase {
-		return fmt.Errorf("unpack: it has more than %d bytes", int64(maxDatabase))
-	}
-	return nil
-}
-
-// reading ends with its context. It lives for one copy.
-type reading struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r reading) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }

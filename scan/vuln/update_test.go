@@ -58,38 +58,45 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
+// Of many builds there stay the active one, the one before, those that ceased to be
+// active a moment ago, and those that a matcher has open.
 func TestSweep(t *testing.T) {
 	m := newMirror(t)
-	d := &Databases{Root: t.TempDir(), URL: m.URL}
+	now := time.Now()
+	d := &Databases{Root: t.TempDir(), URL: m.URL, now: func() time.Time { return now }}
 	var got []scan.Database
-	var release func()
+	var reader shelf
+	defer reader.close()
+	var v *volume
 	for i := range 5 {
 		m.publish(t, time.Duration(10-i)*time.Hour)
 		db, _, err := d.Update(t.Context(), nil)
 		check(t, err)
 		got = append(got, db)
 		if i == 1 {
-			release = d.Lease(db)
+			v, err = reader.borrow(db)
+			check(t, err)
 		}
 	}
-	there := func() (out []bool) {
+	stay := func(want ...bool) {
+		t.Helper()
+		var there []bool
 		for _, db := range got {
 			_, err := os.Stat(db.Dir)
-			out = append(out, err == nil)
+			there = append(there, err == nil)
 		}
-		return out
+		if !slices.Equal(there, want) {
+			t.Errorf("there are %v, want %v", there, want)
+		}
 	}
-	if want := []bool{false, true, false, true, true}; !slices.Equal(there(), want) {
-		t.Errorf("there are %v, want %v", there(), want)
-	}
-	release()
-	release() // no harm
-	m.publish(t, time.Hour)
-	_, _, err := d.Update(t.Context(), nil)
-	check(t, err)
-	if want := []bool{false, false, false, false, true}; !slices.Equal(there(), want) {
-		t.Errorf("after the lease there are %v, want %v", there(), want)
-	}
+	stay(true, true, true, true, true)
+	now = now.Add(time.Hour)
+	d.tidy(t.Context())
+	stay(false, true, false, true, true)
+	reader.release(v)
+	reader.close()
+	d.tidy(t.Context())
+	stay(false, false, false, true, true)
 }
 
 func TestUpdateFails(t *testing.T) {

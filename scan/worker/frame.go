@@ -47,13 +47,15 @@ type request struct {
 	Call uint64 `json:"call,omitempty"`
 }
 
-// A response is a message of the child. The first has ID 0 and says that it is warm.
+// A response is a message of the child. The first has ID 0 and says that it is warm,
+// and which walls are around it.
 type response struct {
 	ID      uint64 `json:"id"`
 	Error   string `json:"error,omitempty"`
 	Content bool   `json:"content,omitempty"` // the error is a scan.ContentError
 	File    string `json:"file,omitempty"`    // name in the process's directory
 	SBOM    *facts `json:"sbom,omitempty"`
+	Walls   *Walls `json:"walls,omitempty"`
 }
 
 // facts is a scan.SBOM without its JSON.
@@ -62,6 +64,7 @@ type facts struct {
 	Distro    string         `json:"distro"`
 	DistroVer string         `json:"distro_version"`
 	Problems  []scan.Problem `json:"problems"`
+	Steps     []scan.Step    `json:"steps"`
 }
 
 // A frameWriter writes messages, each whole. It may be used concurrently.

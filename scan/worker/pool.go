@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sluicegate/sluice/scan"
 )
@@ -22,25 +22,34 @@ import (
 // dirPrefix is how the directories of processes in Pool.TempDir begin.
 const dirPrefix = "worker-"
 
-// maxResult bounds an SBOM or a list of findings, in bytes.
-const maxResult = 512 << 20
+// maxResult bounds an SBOM or a list of findings, in bytes: 10,000 packages have 100 MB,
+// and the gateway takes three times as much memory for a while.
+const maxResult = 128 << 20
 
 // A Pool is a number of child processes that catalogue and match. Its fields are set
 // before Start; its methods may be called concurrently.
 type Pool struct {
 	Command  []string    // the child's command line; empty: this program with the argument "worker"
 	Versions scan.Recipe // of what the child runs: it is the same program
-	Size     int         // processes; 0 is 2 (see the package documentation)
+	Size     int         // processes; 0 is 2: see Fit
 	TempDir  string      // belongs to the pool alone: children's directories are removed at Start
+
+	// Read is what a child may read besides its own directory, where the kernel can see
+	// to that: the directories, which must be there, of layers and databases. nil: any
+	// file that the gateway may read.
+	Read []string
 
 	// Env is added to the child's environment, which is otherwise empty but for
 	// TMPDIR, HOME and the Go runtime's limits. No secrets.
 	Env []string
 
 	// MemoryLimit is how many bytes of memory one process should not use more of. At
-	// twice as many it is ended by the kernel, on Linux. 0 is 2 GiB: the largest
-	// images that were measured took 0.9.
+	// twice as many it is ended by the kernel, on Linux. 0 is 2 GiB: see Fit.
 	MemoryLimit int64
+
+	// TempLimit is how many bytes one process may keep on disk before it is killed. 0
+	// is 4 GiB: what cataloguers unpack is a fraction of an image, an archive at a time.
+	TempLimit int64
 
 	// Grace is how long a process may work on after what it works for was cancelled,
 	// before it is killed. 0 is 5 seconds: indexing one layer can't be interrupted.
@@ -48,12 +57,21 @@ type Pool struct {
 
 	Log *slog.Logger // nil: nothing is logged
 
-	sessions atomic.Uint64
+	sessions        atomic.Uint64
+	waiting, inside atomic.Int64
+	deaths          atomic.Int64
 
-	mu     sync.Mutex // guards all below
-	slots  []*process // nil where there is none
+	once  sync.Once // for all of these
+	rooms *rooms
+	open  context.Context //nolint:containedctx // ends when the pool is closed
+	end   context.CancelCauseFunc
+
+	mu     sync.Mutex        // guards all below
+	slots  []*process        // nil where there is none
+	extra  map[*process]bool // those in no slot
+	walls  *Walls            // around the child that was last warm
 	closed bool
-	tasks  sync.WaitGroup // watching processes and closing sessions
+	tasks  sync.WaitGroup // watching processes, and sessions
 }
 
 var _ scan.Engine = (*Pool)(nil)
@@ -90,14 +108,19 @@ func (p *Pool) Start(ctx context.Context) error {
 // Close kills the processes and waits until nothing of them is left. What runs in
 // them fails.
 func (p *Pool) Close() error {
+	p.room()
 	p.mu.Lock()
 	p.closed = true
+	for pr := range p.extra {
+		pr.kill(errClosed)
+	}
 	for _, pr := range p.slots {
 		if pr != nil {
 			pr.kill(errClosed)
 		}
 	}
 	p.mu.Unlock()
+	p.end(errClosed)
 	p.tasks.Wait()
 	return nil
 }
@@ -156,6 +179,7 @@ func (p *Pool) watch(i int, pr *process) {
 	if p.closed {
 		return
 	}
+	p.deaths.Add(1)
 	p.log().Warn("a worker process ended", "pid", pr.pid, "reason", pr.reason())
 	select {
 	case <-pr.warm:
@@ -165,29 +189,6 @@ func (p *Pool) watch(i int, pr *process) {
 	if _, err := p.processLocked(i); err != nil {
 		p.log().Error("a worker process can't be replaced", "error", err)
 	}
-}
-
-// borrow returns the process with the least to do, warm, and counts one user of it.
-func (p *Pool) borrow(ctx context.Context) (*process, error) {
-	p.mu.Lock()
-	var best *process
-	for i := range p.size() {
-		pr, err := p.processLocked(i)
-		if err != nil {
-			p.mu.Unlock()
-			return nil, fmt.Errorf("worker: %w", err)
-		}
-		if best == nil || pr.users(0) < best.users(0) {
-			best = pr
-		}
-	}
-	best.users(1)
-	p.mu.Unlock()
-	if err := best.ready(ctx); err != nil {
-		best.users(-1)
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	return best, nil
 }
 
 // users adds n to the number of users and returns it.
@@ -210,31 +211,46 @@ func (pr *process) ready(ctx context.Context) error {
 	}
 }
 
-// Match implements scan.Engine.
+// Match implements scan.Engine. A match whose process died is tried once more in one that
+// has nothing else to do.
 func (p *Pool) Match(ctx context.Context, sbom []byte, db scan.Database) (*scan.Matches, error) {
-	pr, err := p.borrow(ctx)
-	if err != nil {
-		return nil, err
+	ctx, cancel := p.within(ctx)
+	defer cancel(nil)
+	m, died, err := p.match(ctx, p.room().matches, sbom, db)
+	if !died || ctx.Err() != nil {
+		return m, err
 	}
-	defer pr.users(-1)
+	p.log().Warn("a worker process ended over a match, which is tried once more by itself", "error", err)
+	m, _, err = p.match(ctx, p.room().alone, sbom, db)
+	return m, err
+}
+
+// match matches once. Where it can't, it reports whether the process has ended.
+func (p *Pool) match(ctx context.Context, room *semaphore.Weighted, sbom []byte, db scan.Database) (m *scan.Matches, died bool, err error) {
+	pr, release, err := p.borrow(ctx, room)
+	if err != nil {
+		return nil, false, err
+	}
+	defer release()
+	defer func() { died = err != nil && pr.reason() != nil }()
 	name := fmt.Sprintf("sbom-%d", p.sessions.Add(1))
 	if err := pr.root.WriteFile(name, sbom, 0o600); err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
+		return nil, false, wrap(err)
 	}
 	defer pr.remove(name)
 	res, err := pr.call(ctx, request{Op: opMatch, File: name, Database: &db, Dir: db.Dir}, p.grace())
 	if err != nil {
-		return nil, wrap(err)
+		return nil, false, wrap(err)
 	}
 	b, err := pr.result(res.File)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	m := new(scan.Matches)
+	m = new(scan.Matches)
 	if err := json.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("worker: findings that can't be read: %w", err)
+		return nil, false, fmt.Errorf("worker: findings that can't be read: %w", err)
 	}
-	return m, nil
+	return m, false, nil
 }
 
 // result reads a file that the child names as its answer, and removes it. The child
@@ -249,11 +265,17 @@ func (pr *process) result(name string) ([]byte, error) {
 	}
 	defer pr.remove(name)
 	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxResult {
-		return nil, fmt.Errorf("worker: a result that is no file, or larger than %d bytes", maxResult)
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("worker: %w", err)
+	case !fi.Mode().IsRegular():
+		return nil, errors.New("worker: a result that is no file")
+	case fi.Size() > maxResult:
+		return nil, fmt.Errorf("worker: a result of %d bytes, more than %d", fi.Size(), maxResult)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxResult))
-	if err != nil {
+	b := make([]byte, fi.Size())
+	if _, err := io.ReadFull(f, b); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	return b, nil
@@ -272,19 +294,19 @@ func (r response) err() error {
 
 func wrap(err error) error { return fmt.Errorf("worker: %w", err) }
 
-// Begin implements scan.Engine.
-func (p *Pool) Begin(ctx context.Context, img scan.Image, diffIDs []digest.Digest) (scan.Session, error) {
-	pr, err := p.borrow(ctx)
-	if err != nil {
-		return nil, err
+// raised notes the walls of a child that became warm, and says once, and whenever that
+// changes, which are up.
+func (p *Pool) raised(w Walls) {
+	p.mu.Lock()
+	news := p.walls == nil || p.walls.whole() != w.whole()
+	p.walls = &w
+	p.mu.Unlock()
+	switch {
+	case news && w.whole():
+		p.log().Debug("worker processes have their walls", "walls", w)
+	case news:
+		p.log().Warn("worker processes lack a wall that other kernels have: what breaks out of one can do what the gateway can", "walls", w)
 	}
-	s := &session{p: p, pr: pr, id: p.sessions.Add(1)}
-	if _, err := pr.call(ctx, request{Op: opBegin, Session: s.id, Image: &img, DiffIDs: diffIDs}, p.grace()); err != nil {
-		s.end() // it may have begun all the same
-		return nil, wrap(err)
-	}
-	s.stop = context.AfterFunc(ctx, s.end)
-	return s, nil
 }
 
 func (p *Pool) size() int {
@@ -296,9 +318,16 @@ func (p *Pool) size() int {
 
 func (p *Pool) memory() int64 {
 	if p.MemoryLimit <= 0 {
-		return 2 << 30
+		return defaultMemory
 	}
 	return p.MemoryLimit
+}
+
+func (p *Pool) temp() int64 {
+	if p.TempLimit <= 0 {
+		return 4 << 30
+	}
+	return p.TempLimit
 }
 
 func (p *Pool) grace() time.Duration {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,17 +13,19 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
 // A process is one child, from its start to its end.
 type process struct {
-	pid  int
-	dir  string
-	root *os.Root // of dir
-	in   *frameWriter
-	log  *slog.Logger
+	pid   int
+	dir   string
+	quota int64    // bytes that dir may hold
+	root  *os.Root // of dir
+	in    *frameWriter
+	log   *slog.Logger
 
 	warm chan struct{} // closed when it can be asked
 	done chan struct{} // closed when it has ended and its directory is removed
@@ -31,8 +34,9 @@ type process struct {
 	os      *os.Process // nil once it has ended
 	waiting map[uint64]chan response
 	next    uint64
-	load    int   // sessions and matches on it
-	err     error // why it ended, or is about to
+	load    int    // sessions and matches on it
+	fatal   string // what Go said of its end on standard error
+	err     error  // why it ended, or is about to
 }
 
 // start starts a child and returns at once: see process.warm.
@@ -52,7 +56,7 @@ func (p *Pool) start() (*process, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	pr := &process{dir: dir, root: root, log: p.log(), warm: make(chan struct{}), done: make(chan struct{}), waiting: map[uint64]chan response{}}
+	pr := &process{dir: dir, root: root, quota: p.temp(), log: p.log(), warm: make(chan struct{}), done: make(chan struct{}), waiting: map[uint64]chan response{}}
 	started := make(chan error)
 	go pr.run(p, started) // ends with the process; Pool.Close waits for done
 	if err := <-started; err != nil {
@@ -68,6 +72,7 @@ func (pr *process) run(p *Pool, started chan<- error) {
 	defer runtime.UnlockOSThread()
 	cmd, pipes, err := p.command(pr.dir)
 	if err == nil {
+		closeOnExec()
 		err = cmd.Start()
 		pipes.closeChild()
 	}
@@ -77,14 +82,22 @@ func (pr *process) run(p *Pool, started chan<- error) {
 		started <- errors.Join(fmt.Errorf("start the worker %q: %w", p.command0(), err), os.RemoveAll(pr.dir))
 		return
 	}
-	limit(cmd.Process.Pid, 2*p.memory())
+	limit(cmd.Process.Pid, 2*p.memory(), 2*pr.quota)
 	pr.os, pr.pid, pr.in = cmd.Process, cmd.Process.Pid, &frameWriter{w: pipes.in}
 	started <- nil
 
+	over := make(chan struct{})
 	var readers sync.WaitGroup
-	readers.Go(func() { pr.kill(pr.read(pipes.out)) })
+	readers.Go(func() { pr.keepQuota(over) })
+	readers.Go(func() { // beside the others: a child that doesn't listen is killed
+		if err := pr.in.write(setup{p.Read}); err != nil {
+			pr.kill(fmt.Errorf("the worker process does not listen: %w", err))
+		}
+	})
+	readers.Go(func() { pr.kill(pr.read(p, pipes.out)) })
 	readers.Go(func() { pr.relay(pipes.err) })
 	awaitExit(pr.pid)
+	close(over)
 	pr.kill(nil) // whatever it started
 	pr.mu.Lock()
 	pr.os = nil // from here on its ID may be another's
@@ -95,9 +108,9 @@ func (pr *process) run(p *Pool, started chan<- error) {
 	readers.Wait()
 	pipes.closeParent()
 	if err == nil {
-		err = errors.New(state.String())
+		err = pr.ending(state.String(), p.memory())
 	}
-	pr.fail(fmt.Errorf("the worker process ended: %w", err))
+	pr.fail(err)
 	pr.root.Close()
 	if err := os.RemoveAll(pr.dir); err != nil {
 		pr.log.Warn("a worker's directory can't be removed", "dir", pr.dir, "error", err)
@@ -193,7 +206,7 @@ func (p *Pool) command0() string {
 }
 
 // read takes the child's messages to those who wait for them, until it ends.
-func (pr *process) read(out io.Reader) error {
+func (pr *process) read(p *Pool, out io.Reader) error {
 	r := bufio.NewReader(out)
 	for warm := false; ; {
 		var res response
@@ -206,7 +219,11 @@ func (pr *process) read(out io.Reader) error {
 			if res.ID != 0 {
 				return fmt.Errorf("the worker process is not understood: answer %d to nothing", res.ID)
 			}
+			if res.Walls == nil {
+				return errors.New("the worker process is not understood: it says nothing of its walls")
+			}
 			warm = true
+			p.raised(*res.Walls)
 			close(pr.warm)
 			continue
 		}
@@ -223,21 +240,35 @@ func (pr *process) read(out io.Reader) error {
 
 // What is logged of a child's standard error.
 const (
-	maxLine  = 4 << 10 // bytes of a line
-	maxLines = 500     // lines of a process
+	maxLine  = 4 << 10  // bytes of a line
+	maxLines = 500      // lines of a process
+	maxSaid  = 64 << 20 // bytes in all; past it the process is killed, reading costs too
 )
 
 // relay logs what the child writes to its standard error.
 func (pr *process) relay(stderr io.Reader) {
 	r := bufio.NewReaderSize(stderr, maxLine)
+	said := 0
 	for n := 0; ; n++ {
 		line, more, err := r.ReadLine()
 		if err != nil {
 			return
 		}
+		said += len(line)
+		line = bytes.Clone(line) // the rest takes its place
 		for more && err == nil { // the rest of a long line
-			_, more, err = r.ReadLine()
+			var rest []byte
+			rest, more, err = r.ReadLine()
+			said += len(rest)
+			if said > maxSaid {
+				break
+			}
 		}
+		if said > maxSaid {
+			pr.kill(errors.New("the worker process wrote too much to standard error"))
+			return
+		}
+		pr.heard(string(line))
 		switch {
 		case n < maxLines:
 			pr.log.Warn("worker", "pid", pr.pid, "stderr", string(line))
@@ -245,6 +276,31 @@ func (pr *process) relay(stderr io.Reader) {
 			pr.log.Warn("worker", "pid", pr.pid, "stderr", "… and more, which is not logged")
 		}
 	}
+}
+
+// heard keeps what Go says of a program's end.
+func (pr *process) heard(line string) {
+	for _, start := range []string{"fatal error: ", "runtime: out of memory"} {
+		if strings.HasPrefix(line, start) {
+			pr.mu.Lock()
+			if pr.fatal == "" {
+				pr.fatal = line
+			}
+			pr.mu.Unlock()
+			return
+		}
+	}
+}
+
+// ending is why a process ended that nobody here killed.
+func (pr *process) ending(state string, memory int64) error {
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	switch {
+	case strings.Contains(pr.fatal, "out of memory"), strings.Contains(pr.fatal, "cannot allocate memory"):
+		return fmt.Errorf("the worker process ended: it needed more than %s of memory (%s)", size(2*memory), state)
+	}
+	return fmt.Errorf("the worker process ended: %s", state)
 }
 
 // fail keeps the first reason why the process ends.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 
@@ -40,15 +41,20 @@ type Matcher interface {
 func Serve(ctx context.Context, in io.Reader, out io.Writer, c Cataloguer, m Matcher) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := c.Warm(); err != nil {
+	r := bufio.NewReader(in)
+	var with setup
+	if err := readFrame(r, &with); err != nil {
+		return fmt.Errorf("read from the parent: %w", err)
+	}
+	if err := warm(c); err != nil {
 		return err
 	}
 	s := &server{cataloguer: c, matcher: m, dir: os.TempDir(), out: &frameWriter{w: out},
 		sessions: map[uint64]scan.Session{}, calls: map[uint64]context.CancelFunc{}}
-	if err := s.out.write(response{}); err != nil {
+	walls := raise(with.Read, s.dir) // before a byte of a stranger is read
+	if err := s.out.write(response{Walls: &walls}); err != nil {
 		return fmt.Errorf("tell the parent: %w", err)
 	}
-	r := bufio.NewReader(in)
 	for {
 		var q request
 		if err := readFrame(r, &q); errors.Is(err, io.EOF) || ctx.Err() != nil {
@@ -62,6 +68,17 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, c Cataloguer, m Mat
 		}
 		s.start(ctx, q)
 	}
+}
+
+// warm warms c behind whatever else wants a processor, since a pull might.
+func warm(c Cataloguer) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // until the goroutine ends, and the thread with it
+		yield()
+		done <- c.Warm()
+	}()
+	return <-done
 }
 
 type server struct {
@@ -170,7 +187,7 @@ func (s *server) catalogue(ctx context.Context, sess scan.Session) (response, er
 		return response{}, err
 	}
 	name, err := s.store(b.JSON)
-	return response{File: name, SBOM: &facts{b.Packages, b.Distro, b.DistroVer, b.Problems}}, err
+	return response{File: name, SBOM: &facts{b.Packages, b.Distro, b.DistroVer, b.Problems, b.Steps}}, err
 }
 
 // close answers when the session's work has ended, whatever came out of it.
@@ -189,13 +206,15 @@ func (s *server) match(ctx context.Context, q request) (response, error) {
 	}
 	db := *q.Database
 	db.Dir = q.Dir
-	m, err := s.matcher.Match(ctx, filepath.Join(s.dir, q.File), db)
+	var steps scan.Timeline
+	m, err := s.matcher.Match(steps.Context(ctx), filepath.Join(s.dir, q.File), db)
 	if err == nil {
 		err = ctx.Err() // never by the error alone
 	}
 	if err != nil {
 		return response{}, err
 	}
+	m.Steps = steps.Steps()
 	b, err := json.Marshal(m)
 	if err != nil {
 		return response{}, err

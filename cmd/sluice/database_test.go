@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sluicegate/sluice/scan/vuln/sampledb"
+)
+
+// TestDatabaseScripts runs the stories of the database's life.
+func TestDatabaseScripts(t *testing.T) {
+	s := newScene(t)
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata/database",
+		Setup: s.setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ready":   awaitReady,
+			"get":     getURL,
+			"until":   until,
+			"publish": publish,
+			"served":  served,
+			"status":  exitStatus,
+		},
+	})
+}
+
+// publish puts a build of the age given on a mirror of the script's own, OWN_MIRROR, as
+// the newest, and the archive of it into a file.
+func publish(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: publish AGE FILE")
+	}
+	age, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	dir, err := os.MkdirTemp(ts.MkAbs("."), "build")
+	ts.Check(err)
+	db, err := sampledb.Build(filepath.Join(dir, "db"), time.Now().Add(-age))
+	ts.Check(err)
+	mirror := ts.MkAbs("mirror")
+	ts.Check(os.RemoveAll(mirror))
+	ts.Check(sampledb.Archive(mirror, db))
+	all, err := filepath.Glob(filepath.Join(mirror, "v6", "*.tar.gz"))
+	ts.Check(err)
+	b, err := os.ReadFile(all[0])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
+	if ts.Getenv("OWN_MIRROR") == "" {
+		url, stop := serveMirror(ts, mirror)
+		ts.Setenv("OWN_MIRROR", url)
+		ts.Defer(stop)
+	}
+}
+
+// serveMirror serves a mirror that wants a password where its path begins with /private.
+func serveMirror(ts *testscript.TestScript, dir string) (url string, stop func()) {
+	addr, err := freeAddr()
+	ts.Check(err)
+	files := sampledb.Handler(dir)
+	srv := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path, private := strings.CutPrefix(r.URL.Path, "/private"); private {
+			if _, password, _ := r.BasicAuth(); password != "hunter2" {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			r.URL.Path = path
+		}
+		files.ServeHTTP(w, r)
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.ListenAndServe() }()
+	return "http://" + addr, func() { srv.Close(); <-done }
+}
+
+// served waits until the gateway's metrics hold a line that begins with the text given.
+func served(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: served LINE")
+	}
+	var b strings.Builder
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		b.Reset()
+		resp, err := http.Get("http://" + ts.Getenv("ADMIN") + "/metrics")
+		if err != nil {
+			continue
+		}
+		resp.Write(&b)
+		resp.Body.Close()
+		if strings.Contains(b.String(), "\n"+args[0]) {
+			return
+		}
+	}
+	for line := range strings.Lines(b.String()) {
+		if strings.HasPrefix(line, "sluice_database") {
+			ts.Logf("%s", line)
+		}
+	}
+	ts.Fatalf("no metric %s", args[0])
+}
+
+// exitStatus runs a command that ends with the status given.
+func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: status N command")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		got = strings.TrimPrefix(fmt.Sprint(err), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("%v: exit status %s, want %s", args[1:], got, args[0])
+	}
+}

@@ -1,0 +1,149 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sluicegate/sluice/proxy"
+)
+
+const (
+	// eventsEvery is how soon an event is sent that some replica has raised.
+	eventsEvery = 2 * time.Second
+	// keepAlive is how often a stream without events sends a comment, so that nothing on
+	// the way takes it for dead.
+	keepAlive = 15 * time.Second
+	// maxStreams bounds the streams of one gateway.
+	maxStreams = 64
+)
+
+// An EventLog has what happened to images without anybody asking for it.
+type EventLog interface {
+	// Events returns the events after a time, oldest first.
+	Events(ctx context.Context, since time.Time) ([]proxy.Event, error)
+}
+
+// events answers GET /api/v1/events: server-sent events where the client accepts these
+// (WHATWG HTML, "Server-sent events"), with replay from Last-Event-ID, and else a list.
+func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
+	since := time.Time{}
+	if s := r.URL.Query().Get("since"); s != "" {
+		var err error
+		if since, err = time.Parse(time.RFC3339, s); err != nil {
+			return &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: "since must be a time such as since=2026-01-31T00:00:00Z"}
+		}
+	}
+	if !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		es, err := h.Events.Events(r.Context(), since)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, es)
+	}
+	if h.streams.Add(1) > maxStreams {
+		h.streams.Add(-1)
+		return &proxy.Error{Status: http.StatusTooManyRequests, Code: "TOOMANYREQUESTS", RetryAfter: time.Minute, Message: fmt.Sprintf("%d clients follow the events already; close one, or ask for a list", maxStreams)}
+	}
+	defer h.streams.Add(-1)
+	s := &stream{w: w, flush: http.NewResponseController(w).Flush, log: h.Events, stopping: h.Stopping, since: since, sent: map[string]bool{}}
+	if err := s.skip(r.Context(), r.Header.Get("Last-Event-ID")); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	return s.run(r.Context())
+}
+
+// A stream is one client that follows the events.
+type stream struct {
+	w        io.Writer
+	flush    func() error
+	log      EventLog
+	stopping func() bool
+	since    time.Time       // a little before the last event that was sent, or what the client said
+	sent     map[string]bool // ids
+}
+
+// skip goes on behind the event that the client had last. One that is not kept any more
+// skips nothing.
+func (s *stream) skip(ctx context.Context, last string) error {
+	if last == "" {
+		return nil
+	}
+	es, err := s.log.Events(ctx, time.Time{})
+	if err != nil {
+		return err
+	}
+	for i, e := range es {
+		if e.ID == last {
+			s.since = e.Time.Add(-overlap)
+			for _, before := range es[:i+1] {
+				s.sent[before.ID] = true
+			}
+		}
+	}
+	return nil
+}
+
+// overlap is how far behind the last event that was sent another replica's may still
+// appear: their clocks differ, and so does when they write.
+const overlap = time.Minute
+
+// run sends events until the client is gone or the gateway stops.
+func (s *stream) run(ctx context.Context) error {
+	poll := time.NewTicker(eventsEvery)
+	defer poll.Stop()
+	quiet := time.Now()
+	for s.stopping == nil || !s.stopping() {
+		es, err := s.log.Events(ctx, s.since)
+		if err != nil && ctx.Err() == nil {
+			_, err = fmt.Fprintf(s.w, ": the events can't be read now\n\n") // and are sent when they can
+		}
+		for _, e := range es {
+			if err == nil && !s.sent[e.ID] {
+				err = s.send(e)
+				quiet = time.Now()
+			}
+		}
+		if err == nil && time.Since(quiet) >= keepAlive {
+			_, err = io.WriteString(s.w, ": still here\n\n")
+			quiet = time.Now()
+		}
+		if err == nil {
+			err = s.flush()
+		}
+		if err != nil {
+			return nil //nolint:nilerr // the client is gone
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		}
+	}
+	return nil
+}
+
+func (s *stream) send(e proxy.Event) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "id: %s\nevent: %s\ndata: %s\n\n", e.ID, e.Type, data)
+	if _, err := s.w.Write(b.Bytes()); err != nil {
+		return err
+	}
+	s.sent[e.ID] = true
+	if since := e.Time.Add(-overlap); since.After(s.since) {
+		s.since = since
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package api_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sluicegate/sluice/proxy"
+	"github.com/sluicegate/sluice/proxy/api"
+	"github.com/sluicegate/sluice/proxy/auth"
+)
+
+// diary is an event log in memory.
+type diary struct {
+	mu sync.Mutex // guards all
+	es []proxy.Event
+}
+
+func (d *diary) Events(_ context.Context, since time.Time) (out []proxy.Event, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out = []proxy.Event{}
+	for _, e := range d.es {
+		if e.Time.After(since) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func (d *diary) add(id string, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.es = append(d.es, proxy.Event{ID: id, Time: at, Type: proxy.VerdictChanged})
+}
+
+func serveEvents(t *testing.T, d *diary, stopping func() bool) string {
+	t.Helper()
+	h := &api.Handler{Gateway: &oracle{}, Events: d, Auth: &auth.Authenticator{Anonymous: true}, Log: slog.New(slog.DiscardHandler), Stopping: stopping}
+	if err := h.Auth.Load(); err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL + "/api/v1/events"
+}
+
+// follow opens a stream and returns a function that reads the next id.
+func follow(t *testing.T, url, last string) (next func() string, resp *http.Response) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	if last != "" {
+		req.Header.Set("Last-Event-ID", last)
+	}
+	resp, err = http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	lines := bufio.NewScanner(resp.Body)
+	return func() string {
+		for lines.Scan() {
+			if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+				return id
+			}
+		}
+		return ""
+	}, resp
+}
+
+func TestEventsList(t *testing.T) {
+	d := &diary{}
+	now := time.Now().UTC().Truncate(time.Second)
+	d.add("one", now.Add(-time.Hour))
+	d.add("two", now)
+	url := serveEvents(t, d, nil)
+	for query, want := range map[string]int{"": 2, "?since=" + now.Add(-time.Minute).Format(time.RFC3339): 1, "?since=yesterday": -1} {
+		resp, err := http.Get(url + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var es []proxy.Event
+		err = json.NewDecoder(resp.Body).Decode(&es)
+		resp.Body.Close()
+		switch {
+		case want < 0 && resp.StatusCode != 400:
+			t.Errorf("%q: %d", query, resp.StatusCode)
+		case want >= 0 && (err != nil || len(es) != want):
+			t.Errorf("%q: %d events, %v", query, len(es), err)
+		}
+	}
+}
+
+// A client that comes back gets what it missed, what is raised while it listens, and
+// nothing twice; also an event of a replica whose clock is behind.
+func TestEventsStream(t *testing.T) {
+	d := &diary{}
+	now := time.Now().UTC()
+	for i, id := range []string{"one", "two", "three"} {
+		d.add(id, now.Add(time.Duration(i-10)*time.Second))
+	}
+	url := serveEvents(t, d, nil)
+	next, resp := follow(t, url, "")
+	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Errorf("Content-Type %q", got)
+	}
+	for _, want := range []string{"one", "two", "three"} {
+		if got := next(); got != want {
+			t.Fatalf("%q, want %q", got, want)
+		}
+	}
+	d.add("late", now.Add(-30*time.Second))
+	if got := next(); got != "late" {
+		t.Errorf("%q", got)
+	}
+	next, _ = follow(t, url, "two")
+	got := map[string]bool{next(): true}
+	if d.add("new", now); !got["three"] && !got["late"] {
+		t.Errorf("after two: %v", got)
+	}
+	for !got["new"] {
+		id := next()
+		if got[id] || id == "two" || id == "" {
+			t.Fatalf("%q after %v", id, got)
+		}
+		got[id] = true
+	}
+}
+
+// A stream ends when the gateway stops, so that it does not keep it from stopping, and
+// their number is bounded.
+func TestEventsStreamsEnd(t *testing.T) {
+	var stop atomic.Bool
+	url := serveEvents(t, &diary{}, stop.Load)
+	var nexts []func() string
+	for i := range 64 {
+		next, resp := follow(t, url, "")
+		if resp.StatusCode != 200 {
+			t.Fatalf("stream %d: %d", i, resp.StatusCode)
+		}
+		nexts = append(nexts, next)
+	}
+	if _, resp := follow(t, url, ""); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("one too many: %d %v", resp.StatusCode, fmt.Sprint(resp.Header))
+	}
+	stop.Store(true)
+	for _, next := range nexts {
+		if id := next(); id != "" {
+			t.Errorf("an event %q", id)
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluicegate/sluice/scan"
+)
+
+// eventually waits for a condition that others bring about.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// sitting waits until a session has its place, and returns its process.
+func sitting(t *testing.T, s scan.Session) *process {
+	t.Helper()
+	sess := s.(*session)
+	<-sess.begun
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.err != nil {
+		t.Fatal(sess.err)
+	}
+	return sess.at.pr
+}
+
+// TestNeighbours: an image that kills its process, each time, takes no other image with
+// it, whatever of these had landed by then.
+func TestNeighbours(t *testing.T) {
+	p, log := started(t, 1)
+	bad := begin(t, p, "crash", 1)
+	defer bad.Close()
+	early, late, none := begin(t, p, "fine", 2), begin(t, p, "fine", 2), begin(t, p, "fine", 0)
+	land(t, early, 2)
+	landOne(t, late, 1)
+	pr := sitting(t, bad)
+	for _, s := range []scan.Session{early, late, none} {
+		defer s.Close()
+		if sitting(t, s) != pr {
+			t.Fatal("the images are in different processes")
+		}
+	}
+	landOne(t, bad, 0)
+	if _, err := bad.Catalogue(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 2") {
+		t.Errorf("the one that crashes: %v", err)
+	}
+	landOne(t, late, 0)
+	for name, s := range map[string]scan.Session{"0:bytes\n1:bytes": early, "1:bytes\n0:bytes": late, "": none} {
+		got, err := s.Catalogue(t.Context())
+		if err != nil || len(got.JSON) != len(name) {
+			t.Errorf("a neighbour: %v, %v, want %q\n%s", got, err, name, log)
+		}
+	}
+	if got := p.Load(); got.Waiting != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestKilledOnce: an image whose process is killed from outside is scanned all the same.
+func TestKilledOnce(t *testing.T) {
+	p, log := started(t, 2)
+	s := begin(t, p, "fine", 1)
+	defer s.Close()
+	pr := sitting(t, s)
+	syscall.Kill(pr.pid, syscall.SIGKILL)
+	<-pr.done
+	landOne(t, s, 0)
+	got, err := s.Catalogue(t.Context())
+	if err != nil || string(got.JSON) != "0:bytes" {
+		t.Errorf("%v, %v\n%s", got, err, log)
+	}
+	if !strings.Contains(log.String(), "tried once more") || !strings.Contains(log.String(), "signal: killed") {
+		t.Errorf("the log doesn't say it:\n%s", log)
+	}
+	eventually(t, "the process that was started for it ends", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.extra) == 0
+	})
+}
+
+// TestDoomedProcess: images that begin while a process dies under another are scanned.
+func TestDoomedProcess(t *testing.T) {
+	p, log := started(t, 1)
+	for range 10 {
+		pr := first(t, p)
+		<-pr.warm
+		syscall.Kill(pr.pid, syscall.SIGKILL)
+		if got, err := scanned(t, p, "fine"); err != nil || got.Packages != 2 {
+			t.Fatalf("%v, %v\n%s", got, err, log)
+		}
+	}
+}
+
+// TestMatchKilledOnce is the same for a match.
+func TestMatchKilledOnce(t *testing.T) {
+	p, _ := started(t, 1)
+	pr := first(t, p)
+	done := make(chan error)
+	go func() {
+		_, err := p.Match(t.Context(), []byte("slow"), scan.Database{})
+		done <- err
+	}()
+	eventually(t, "the match begins", func() bool { return p.Load().Running == 1 })
+	syscall.Kill(pr.pid, syscall.SIGKILL)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWaiting: images past what the pool has places for wait, say so, take no process,
+// lose no layer, and are served in turn.
+func TestWaiting(t *testing.T) {
+	p, _ := started(t, 1)
+	var in []scan.Session
+	for range sessionsEach {
+		s := begin(t, p, "fine", 1)
+		sitting(t, s)
+		in = append(in, s)
+	}
+	waits := begin(t, p, "fine", 2)
+	defer waits.Close()
+	land(t, waits, 2) // doesn't block
+	eventually(t, "one waits", func() bool { return p.Load() == Load{Running: sessionsEach, Waiting: 1} })
+	if !waits.(*session).Waiting() || in[0].(*session).Waiting() {
+		t.Error("the wrong one says that it waits")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := waits.Catalogue(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Catalogue of one that waits: %v", err)
+	}
+	if _, err := p.Match(t.Context(), []byte("x"), scan.Database{}); err != nil { // has places of its own
+		t.Errorf("Match beside: %v", err)
+	}
+	in[0].Close()
+	if got, err := waits.Catalogue(t.Context()); err != nil || string(got.JSON) != "0:bytes\n1:bytes" {
+		t.Errorf("%v, %v", got, err)
+	}
+	gone := begin(t, p, "fine", 1)
+	eventually(t, "the next one waits", func() bool { return p.Load().Waiting == 1 })
+	gone.Close()
+	eventually(t, "it waits no more", func() bool { return p.Load().Waiting == 0 })
+	if _, err := gone.Catalogue(t.Context()); err == nil {
+		t.Error("the catalogue of a closed session that never began")
+	}
+	for _, s := range in[1:] {
+		s.Close()
+	}
+}
+
+func TestFit(t *testing.T) {
+	const gib = 1 << 30
+	for _, tt := range []struct {
+		name    string
+		cores   int
+		memory  int64
+		workers int
+		size    int
+		limit   int64
+	}{
+		{"not known", 2, 0, 0, 2, defaultMemory},
+		{"a small virtual machine", 1, 1 * gib, 0, 1, gib * 3 / 16},
+		{"a laptop", 8, 16 * gib, 0, 2, defaultMemory},
+		{"a server", 64, 256 * gib, 0, 32, defaultMemory},
+		{"as many as somebody wants", 2, 64 * gib, 5, 5, defaultMemory},
+		{"more than fit", 2, 8 * gib, 3, 3, 8 * gib * 3 / 4 / 8},
+	} {
+		size, limit := Fit(tt.cores, tt.memory, tt.workers)
+		if size != tt.size || limit != max(tt.limit, leastMemory) {
+			t.Errorf("%s: %d processes of %d MiB, want %d of %d", tt.name, size, limit>>20, tt.size, tt.limit>>20)
+		}
+		if worst := int64(size+1) * 2 * limit; tt.memory > 0 && worst > tt.memory && limit > leastMemory {
+			t.Errorf("%s: at worst %d MiB of %d", tt.name, worst>>20, tt.memory>>20)
+		}
+	}
+	if cores, memory := Machine(); cores < 1 || memory < 64<<20 {
+		t.Errorf("this machine has %d cores and %d bytes", cores, memory)
+	}
+}
+
+// TestStoppedWhileIdle: a process that was stopped after it became warm is replaced when it
+// doesn't answer, and the image that came to it is scanned.
+func TestStoppedWhileIdle(t *testing.T) {
+	p, log := started(t, 1)
+	pr := first(t, p)
+	<-pr.warm
+	syscall.Kill(pr.pid, syscall.SIGSTOP)
+	if got, err := scanned(t, p, "fine"); err != nil || got.Packages != 2 {
+		t.Fatalf("%v, %v\n%s", got, err, log)
+	}
+	<-pr.done
+}
