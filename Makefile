@@ -7,7 +7,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test lint e2e e2e-slow image conformance parity bench fuzz clean
+.PHONY: help build demo run test lint e2e e2e-slow image conformance tools parity bench fuzz hostile clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,7 @@ e2e: build ## install and drive the real clients and servers, and the conformanc
 	SLUICE_BIN=$(CURDIR)/$(BIN)/sluice PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 \
 	$(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 -v ./deploy/e2e
 	$(MAKE) conformance
+	$(MAKE) parity ARGS=-quick
 
 e2e-slow: ## the same, with what takes twenty minutes to build: containerd 2.4, cosign
 	deploy/e2e/install.sh slow
@@ -53,16 +54,27 @@ conformance: ## the distribution specification's own suite, on the test registry
 	deploy/e2e/install.sh conformance
 	PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 $(GO) test -count=1 -run Conformance -v ./proxy/proxytest ./proxy
 
-parity: ## our findings against the golden lists and the grype library's own path
-	$(GO) test -count=1 -run 'Golden|Parity|Recall' -v ./scan/sbom ./scan/vuln
+tools: ## build the syft and grype commands, of the versions in go.mod, into bin/tools
+	@for t in syft grype; do v=$$($(GO) list -m -f '{{.Version}}' github.com/anchore/$$t) && \
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w -X main.version=$${v#v}" -o $(TOOLS)/$$t github.com/anchore/$$t/cmd/$$t || exit 1; done
 
-bench: build ## measure, and write the table into README.md
+parity: build tools ## compare SBOMs and findings with the syft and grype commands, on real images (all of them: Debian, root)
+	CGO_ENABLED=0 $(GO) run ./deploy/parity -sluice $(BIN)/sluice $(ARGS)
+	CGO_ENABLED=0 $(GO) test -count=1 -run 'Golden|Recall' ./scan/vuln
+
+bench: build tools ## measure, and write the table into README.md
 	$(GO) run ./deploy/bench -sluice $(BIN)/sluice -readme README.md $(ARGS)
 
-fuzz: ## a minute for each parser of strangers' bytes
-	@for p in $$(grep -rl '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
+fuzz: ## a minute for each parser of strangers' bytes; PACKAGES="./scan/layer" for some of them
+	@mkdir -p $(BIN); for p in $(or $(PACKAGES),$$(grep -rl '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u)); do \
 	for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
-	$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzzminimizetime 1x -fuzztime $(or $(FUZZTIME),60s) $$p || exit 1; done; done
+	$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzzminimizetime 1x -fuzztime $(or $(FUZZTIME),60s) $$p >$(BIN)/fuzz.txt 2>&1 || { \
+	cat $(BIN)/fuzz.txt; grep -q 'context deadline exceeded' $(BIN)/fuzz.txt && ! grep -q 'Failing input' $(BIN)/fuzz.txt; } || exit 1; \
+	tail -n 1 $(BIN)/fuzz.txt; done; done # a deadline alone is a fuzzer whose time ended in mid-step
+
+hostile: ## images that mean harm through the whole pipeline, and a minute of fuzzing for each part of the stream guard
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m -run Hostile -v ./cmd/sluice
+	CGO_ENABLED=0 $(MAKE) fuzz PACKAGES="./scan/layer ./scan/sbom"
 
 clean: ## remove what make wrote
 	rm -rf $(BIN)

@@ -28,6 +28,7 @@ type image struct {
 
 	unpacked int64 // bytes
 	entries  int
+	layers   []*layer
 }
 
 // A blob is a part of an image, as it is transferred.
@@ -63,8 +64,13 @@ func (i *image) data(d digest.Digest) []byte {
 
 // newImage makes an image of layers, bottom first.
 func newImage(repo, about string, layers []*layer) (*image, error) {
-	img := &image{repo: repo, tag: "1", about: about}
-	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}
+	return newImageBy("", repo, about, layers)
+}
+
+// newImageBy is newImage with an author, which makes another image of the same layers.
+func newImageBy(author, repo, about string, layers []*layer) (*image, error) {
+	img := &image{repo: repo, tag: "1", about: about, layers: layers}
+	config := ocispec.Image{Author: author, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}}
 	config.RootFS.Type = "layers"
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	for _, l := range layers {

@@ -157,6 +157,28 @@ func program(n int) map[string][]byte {
 	return map[string][]byte{fmt.Sprintf("usr/bin/sample-filler-%d", n): append(head[:], make([]byte, 700<<10)...)}
 }
 
+// grow returns an image with one more layer on top, of a few Python and npm packages as
+// an application brings them.
+func (i *image) grow(repo string) (*image, error) {
+	w, err := newInventor(repo)
+	if err != nil {
+		return nil, err
+	}
+	for n := range 10 {
+		for _, files := range []map[string][]byte{python(5000 + n), npm(5000 + n)} {
+			for _, name := range slices.Sorted(maps.Keys(files)) {
+				w.file("opt/app/"+name, files[name])
+			}
+		}
+	}
+	w.filler("app", 0, 4<<20, 40)
+	top, err := w.close()
+	if err != nil {
+		return nil, err
+	}
+	return newImage(repo, short(i.about)+" with a new layer on top", append(slices.Clone(i.layers), top))
+}
+
 // An inventor writes a layer and keeps the first error.
 type inventor struct {
 	*packer

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -24,11 +24,17 @@ const (
 	delay     = 20 * time.Millisecond
 )
 
+// unshaped is the way within a machine.
+const unshaped = "unshaped"
+
+// parts are what can be measured alone.
+var parts = []string{"pulls", "verdict", "reevaluate", "crowd", "memory", "warm"}
+
 type options struct {
 	sluice, distribution string // programs
 	readme               string // "" writes no file
 	database             string // folder with a vulnerability.db, "" for the sample database
-	only                 string // pulls, crowd, memory, warm, or "" for all
+	only                 string // one of parts, or "" for all
 	runs                 int
 	quick                bool
 	invented             bool
@@ -41,7 +47,7 @@ func main() {
 	flag.StringVar(&o.distribution, "distribution", "", "distribution's registry `program` (default: tools/registry beside sluice, installed where it is missing)")
 	flag.StringVar(&o.readme, "readme", "", "`file` in which the table is written between "+opening+" and "+closing)
 	flag.StringVar(&o.database, "db", "", "`folder` with a vulnerability database, in place of the sample; the gateway then warns and denies nothing")
-	flag.StringVar(&o.only, "only", "", "measure `pulls`, crowd, memory or warm alone; nothing is written into the README")
+	flag.StringVar(&o.only, "only", "", "measure one `part` alone, "+strings.Join(parts, ", ")+"; nothing is written into the README")
 	flag.IntVar(&o.runs, "runs", 3, "runs of each kind")
 	flag.BoolVar(&o.quick, "quick", false, "a tenth of image A and one run, to see that all works; nothing is written into the README")
 	flag.BoolVar(&o.invented, "invented", false, "make image A of invented contents also where mmdebstrap could make a real one")
@@ -56,8 +62,8 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	if flag.NArg() > 0 || o.runs < 1 || !slices.Contains([]string{"", "pulls", "crowd", "memory", "warm"}, o.only) {
-		return errors.New("no arguments are known but flags; -runs is at least 1, -only is pulls, crowd, memory or warm")
+	if flag.NArg() > 0 || o.runs < 1 || o.only != "" && !slices.Contains(parts, o.only) {
+		return fmt.Errorf("no arguments are known but flags; -runs is at least 1, -only is one of %s", strings.Join(parts, ", "))
 	}
 	if o.quick {
 		o.runs = 1
@@ -105,6 +111,16 @@ func measure(ctx context.Context, y *yard, c *corpus, o options) (r *report, err
 	r = &report{when: time.Now(), runs: o.runs}
 	if o.measures("pulls") {
 		if r.pulls, err = measurePulls(ctx, y, c, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("verdict") {
+		if r.verdicts, err = measureVerdicts(ctx, y, c, o, r.pulls); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("reevaluate") {
+		if r.reviews, err = measureReviews(ctx, y, c, o); err != nil {
 			return nil, err
 		}
 	}
@@ -157,14 +173,18 @@ func measurePulls(ctx context.Context, y *yard, c *corpus, o options) ([]*firstP
 		about     string
 		bandwidth int64
 		delay     time.Duration
-	}{{"200 Mbit/s, 20 ms", bandwidth, delay}, {"unshaped", 0, 0}} {
+	}{{"200 Mbit/s, 20 ms", bandwidth, delay}, {unshaped, 0, 0}} {
 		from, err := newOrigin(way.about, way.bandwidth, way.delay, images...)
 		if err != nil {
 			return nil, err
 		}
 		defer from.Close()
 		for _, img := range images {
-			for _, s := range []shape{configFirst, sideBySide} {
+			shapes := []shape{configFirst, sideBySide}
+			if way.about == unshaped {
+				shapes = shapes[1:] // they differ by round trips, of which there are none
+			}
+			for _, s := range shapes {
 				rows = append(rows, &firstPull{image: img, origin: from, shape: s})
 			}
 		}

@@ -21,6 +21,8 @@ type report struct {
 	when      time.Time
 	runs      int
 	pulls     []*firstPull
+	verdicts  []*verdictRow
+	reviews   []*review
 	crowds    []*crowd
 	memory    []*burden
 	warm      []*load
@@ -36,6 +38,12 @@ func (r *report) markdown() string {
 		"a blob host. `make bench` measures again and writes this table.\n\n")
 	if len(r.pulls) > 0 {
 		r.writePulls(&b)
+	}
+	if len(r.verdicts) > 0 {
+		r.writeVerdicts(&b)
+	}
+	if len(r.reviews) > 0 {
+		r.writeReviews(&b)
 	}
 	if len(r.crowds) > 0 {
 		r.writeCrowds(&b)

@@ -25,6 +25,7 @@ func TestEndToEnd(t *testing.T) {
 		{"commands", s.commands},
 		{"refusals", s.refusals},
 		{"database", s.withoutDatabase},
+		{"database life", s.databaseLife},
 		{"container", s.container},
 	} {
 		t.Run(story.name, story.tell)
