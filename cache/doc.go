@@ -41,9 +41,9 @@
 //	                                           asked for the image last, and when
 //	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
 //	                                           was in use, and when
-//	review      Name(checksum)                 value: which replica matches images  30 B       1 minute; done: 30 days
-//	                                           with a database, or that it is done
-//	events      Name(day)                      map: id → event, at most 1,000       2 KiB each 30 days
+//	review      Name(checksum)                 value: which replica matches images  30 B       1 minute
+//	                                           with a database
+//	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
 //	raised      Name(event's id)               value: when                          30 B       30 days
 //	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever
 //

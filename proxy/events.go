@@ -17,19 +17,23 @@ import (
 
 // What the Store has of events.
 const (
-	kindEvents cache.Kind = "events" // day → id → Event
+	kindEvents cache.Kind = "events" // hour → id → Event
 	kindRaised cache.Kind = "raised" // id → when, so that nothing is told twice
 )
 
 const (
-	eventsFor    = 30 * 24 * time.Hour // how long events can be asked for
-	maxDayEvents = 1000                // a day: past it they are only logged and counted
-	maxListed    = 1000                // in one answer, the latest
+	eventsFor     = 30 * 24 * time.Hour // how long events can be asked for
+	maxHourEvents = 1000                // of one gateway: past it they are only logged and counted
+	maxListed     = 1000                // in one answer, the first
 )
 
 // VerdictChanged is the type of an Event about an image that turned from allowed to
 // denied, or back, by a new vulnerability database.
 const VerdictChanged = "verdict.changed"
+
+// EventsOmitted is the type of an Event that stands for all others of its hour which are
+// not kept. The log and the metrics have them.
+const EventsOmitted = "events.omitted"
 
 // An Event is something that happened to an image without anybody asking for it. Its JSON
 // is stable: fields may be added, never renamed.
@@ -89,23 +93,36 @@ func eventID(parts ...string) string {
 	return hex.EncodeToString(sum[:12])
 }
 
-func dayKey(t time.Time) cache.Key {
-	return cache.Name(kindEvents, t.UTC().Format(time.DateOnly))
+func hourKey(t time.Time) cache.Key {
+	return cache.Name(kindEvents, t.UTC().Format("2006-01-02T15"))
+}
+
+// room returns the event to keep in place of e: e itself, one that says that others are
+// omitted, or none where that was said.
+func (g *Gateway) room(e *Event) *Event {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if hour := e.Time.Truncate(time.Hour); !g.told.hour.Equal(hour) {
+		g.told.hour, g.told.n = hour, 0
+	}
+	switch g.told.n++; {
+	case g.told.n <= maxHourEvents:
+		return e
+	case g.told.n == maxHourEvents+1:
+		return &Event{ID: eventID(EventsOmitted, e.ID), Time: e.Time, Type: EventsOmitted, Image: Subject{Tags: []string{}},
+			Before: Opinion{Violations: []policy.Violation{}}, After: Opinion{Violations: []policy.Violation{}}, Advisories: []Advisory{}}
+	}
+	return nil
 }
 
 // raise keeps an event, and reports whether it is news: no replica has raised it before.
 func (g *Gateway) raise(ctx context.Context, e *Event) (news bool, err error) {
-	b, err := json.Marshal(e)
-	if err != nil {
-		return false, err
-	}
-	key := dayKey(e.Time)
-	day, err := g.Store.Fields(ctx, key)
-	if err != nil {
-		return false, err
-	}
-	if len(day) < maxDayEvents { // before it is marked as raised, so that a crash in between tells it twice, not never
-		if err := g.Store.PutField(ctx, key, e.ID, b, eventsFor); err != nil {
+	if kept := g.room(e); kept != nil { // before it is marked as raised, so that a crash in between tells it twice, not never
+		b, err := json.Marshal(kept)
+		if err != nil {
+			return false, err
+		}
+		if err := g.Store.PutField(ctx, hourKey(e.Time), kept.ID, b, eventsFor); err != nil {
 			return false, err
 		}
 	}
@@ -126,16 +143,16 @@ func (g *Gateway) raised(ctx context.Context, id string) (bool, error) {
 	return err == nil, err
 }
 
-// Events returns the events after a time, of all replicas, oldest first; the latest of
-// them where they are more than 1,000.
+// Events returns the events after a time, of all replicas, oldest first; not more than
+// 1,000 of them: whoever gets so many asks again from the last one's time.
 func (g *Gateway) Events(ctx context.Context, since time.Time) ([]Event, error) {
 	now := g.now()
 	if oldest := now.Add(-eventsFor); since.Before(oldest) {
 		since = oldest
 	}
 	out := []Event{}
-	for day := since.UTC().Truncate(24 * time.Hour); !day.After(now); day = day.Add(24 * time.Hour) {
-		key := dayKey(day)
+	for hour := since.UTC().Truncate(time.Hour); !hour.After(now) && len(out) < maxListed; hour = hour.Add(time.Hour) {
+		key := hourKey(hour)
 		fields, err := g.Store.Fields(ctx, key)
 		if err != nil {
 			return nil, storeDown(err)
@@ -157,5 +174,5 @@ func (g *Gateway) Events(ctx context.Context, since time.Time) ([]Event, error) 
 		}
 		return strings.Compare(a.ID, b.ID)
 	})
-	return out[max(0, len(out)-maxListed):], nil
+	return out[:min(len(out), maxListed)], nil
 }

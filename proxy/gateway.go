@@ -116,6 +116,10 @@ type Gateway struct {
 	pulls  map[pullKey]*pull
 	closed bool
 	review Reevaluation
+	told   struct { // events of the hour
+		hour time.Time
+		n    int
+	}
 }
 
 // Start makes g ready to serve. Close must be called in the end.

@@ -19,7 +19,7 @@ import (
 // What the Store has of re-evaluations.
 const (
 	kindDatabases cache.Kind = "databases" // → checksum → pastDatabase
-	kindReview    cache.Kind = "review"    // database → who re-evaluates by it, or that it is done
+	kindReview    cache.Kind = "review"    // database → who re-evaluates by it
 )
 
 const (
@@ -28,7 +28,7 @@ const (
 	reviewRetry  = 30 * time.Second // after an error, and for a look at another replica
 	reviewBehind = time.Second      // how long one image lets pulls under way go first
 	pastKept     = 8                // databases whose verdicts are looked for
-	reviewDone   = "done"
+	maxTroubled  = 3                // images in a row that can't be looked at, before it is tried again
 )
 
 // Reevaluation tells how far the images that were pulled lately are matched by a database.
@@ -73,7 +73,7 @@ func (g *Gateway) progress(change func(*Reevaluation)) Reevaluation {
 // image that turns from allowed to denied, or back, for who pulled it last raises an
 // Event. What a restart interrupts goes on after it.
 func (g *Gateway) Reevaluate(ctx context.Context) error {
-	done, failed := "", ""
+	failed := ""
 	for wait := time.Duration(0); ; wait = reviewEvery {
 		if failed != "" {
 			wait = reviewRetry
@@ -84,10 +84,10 @@ func (g *Gateway) Reevaluate(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 		db, err := g.Scanner.Database(ctx)
-		if err != nil || db.Checksum == done {
+		if err != nil {
 			continue // what is wrong with the database is said elsewhere
 		}
-		ended, err := g.reviewBy(ctx, db)
+		err = g.reviewBy(ctx, db)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil && err.Error() != failed: // one line for each new trouble
@@ -96,42 +96,50 @@ func (g *Gateway) Reevaluate(ctx context.Context) error {
 		case err == nil:
 			failed = ""
 		}
-		if ended {
-			done = db.Checksum
-		}
 	}
 }
 
-// reviewBy re-evaluates by db unless another replica does, and reports whether that is
-// done.
-func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (ended bool, err error) {
+// reviewBy re-evaluates by db, unless that is done or another replica is at it.
+func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (err error) {
+	now, _, err := g.databases(ctx, db)
+	if err != nil || now.Done {
+		return err
+	}
 	key, me := cache.Name(kindReview, db.Checksum), []byte(rand.Text())
 	holder, err := g.Store.PutNew(ctx, key, me, reviewLease)
 	if err != nil || string(holder) != string(me) {
-		return string(holder) == reviewDone, err
+		return err
 	}
-	past, err := g.pastDatabases(ctx, db)
-	if err == nil {
-		err = g.reviewAll(ctx, db, past, func() error { return g.Store.Put(ctx, key, me, reviewLease) })
-	}
-	r := g.progress(func(r *Reevaluation) { r.Running, r.Ended = false, g.now() })
-	if err != nil {
+	defer func() {
 		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		return false, errors.Join(err, g.Store.Delete(release, key))
+		err = errors.Join(err, g.Store.Delete(release, key))
+	}()
+	now, past, err := g.databases(ctx, db)
+	if err != nil || now.Done { // by the last one who held the lease
+		return err
+	}
+	if err := g.putJSON(ctx, cache.Name(kindDatabases), db.Checksum, now); err != nil {
+		return err
+	}
+	err = g.reviewAll(ctx, db, past, func() error { return g.Store.Put(ctx, key, me, reviewLease) })
+	r := g.progress(func(r *Reevaluation) { r.Running, r.Ended = false, g.now() })
+	if err != nil {
+		return err
 	}
 	if r.Total > 0 {
 		g.Log.Info("images pulled lately are matched with the new vulnerability database", "images", r.Total, "skipped", r.Skipped, "failed", r.Failed,
 			"now_denied", r.Denied, "now_allowed", r.Allowed, "took", r.Ended.Sub(r.Started).Round(time.Millisecond))
 	}
-	return true, g.Store.Put(ctx, key, []byte(reviewDone), eventsFor)
+	now.Done = true
+	return g.putJSON(ctx, cache.Name(kindDatabases), db.Checksum, now)
 }
 
 // errOtherDatabase ends a re-evaluation by a database that is not active any more.
 var errOtherDatabase = errors.New("another vulnerability database became active meanwhile")
 
 // reviewAll matches all images that were pulled lately. renew keeps the lease.
-func (g *Gateway) reviewAll(ctx context.Context, db scan.Database, past []scan.Database, renew func() error) error {
+func (g *Gateway) reviewAll(ctx context.Context, db scan.Database, past []pastDatabase, renew func() error) error {
 	all, err := g.pulledLately(ctx)
 	if err != nil {
 		return err
@@ -140,21 +148,37 @@ func (g *Gateway) reviewAll(ctx context.Context, db scan.Database, past []scan.D
 	g.progress(func(r *Reevaluation) {
 		*r = Reevaluation{Database: db, Running: true, Started: start, Total: len(all)}
 	})
-	renewed, said := start, 0
-	for i, p := range all {
-		if err := g.behindPulls(ctx); err != nil {
-			return err
+	renewed, said, troubled, total := start, 0, 0, len(all)
+	var waited time.Duration
+	for i := 0; i < len(all); i++ {
+		p := all[i]
+		if _, err := g.Scanner.Cached(ctx, p.digest); err != nil && waited < 3*(g.now().Sub(start)-waited)+reviewBehind {
+			before := g.now()
+			if err := g.behindPulls(ctx); err != nil {
+				return err
+			}
+			waited += g.now().Sub(before)
 		}
 		if now, err := g.Scanner.Database(ctx); err != nil {
 			return err
 		} else if now.Checksum != db.Checksum {
 			return errOtherDatabase
 		}
-		if err := g.reviewOne(ctx, p, db, past); err != nil {
-			return fmt.Errorf("image %s@%s: %w", p.repo, p.digest, err)
+		if err := g.reviewOne(ctx, p, past); err != nil {
+			if troubled++; troubled == maxTroubled || ctx.Err() != nil {
+				return fmt.Errorf("image %s@%s: %w", p.repo, p.digest, err)
+			}
+			if i < total {
+				all = append(all, p) // once more in the end
+				continue
+			}
+			g.Log.Warn("an image pulled lately can't be matched with the new vulnerability database; its next pull tries again", "image", p.repo.String()+"@"+p.digest.String(), "error", err)
+			g.progress(func(r *Reevaluation) { r.Failed++ })
+		} else {
+			troubled = 0
 		}
 		r := g.progress(func(r *Reevaluation) { r.Done++ })
-		if tenth := (i + 1) * 10 / len(all); tenth > said && len(all) >= 100 {
+		if tenth := r.Done * 10 / total; tenth > said && total >= 100 {
 			said = tenth
 			g.Log.Info("matching images pulled lately with the new vulnerability database", "done", r.Done, "of", r.Total, "left", r.Left(g.now()).Round(time.Second))
 		}
@@ -168,7 +192,8 @@ func (g *Gateway) reviewAll(ctx context.Context, db scan.Database, past []scan.D
 	return nil
 }
 
-// behindPulls waits while pulls run, but not for ever.
+// behindPulls waits while pulls run, but not for ever. All images together wait for three
+// quarters of the time at most, so that a gateway that is never idle gets there too.
 func (g *Gateway) behindPulls(ctx context.Context) error {
 	for until := time.Now().Add(reviewBehind); time.Now().Before(until); {
 		if running, _ := g.queue.length(); running == 0 {
@@ -185,7 +210,7 @@ func (g *Gateway) behindPulls(ctx context.Context) error {
 
 // reviewOne matches one image and raises an event where it turns. An error is the
 // Store's, the database's, or the end of ctx.
-func (g *Gateway) reviewOne(ctx context.Context, p lastPull, db scan.Database, past []scan.Database) error {
+func (g *Gateway) reviewOne(ctx context.Context, p lastPull, past []pastDatabase) error {
 	skip := func() { g.progress(func(r *Reevaluation) { r.Skipped++ }) }
 	m, err := g.knownManifest(ctx, p.repo, p.digest)
 	if err != nil {
@@ -213,7 +238,7 @@ func (g *Gateway) reviewOne(ctx context.Context, p lastPull, db scan.Database, p
 		}
 		return nil
 	}
-	before, err := g.lastVerdict(ctx, p, past)
+	before, base, err := g.lastVerdict(ctx, p, past)
 	if before == nil || err != nil || !differ(before, v) {
 		return err
 	}
@@ -223,24 +248,33 @@ func (g *Gateway) reviewOne(ctx context.Context, p lastPull, db scan.Database, p
 	} else if err != nil {
 		return err
 	}
-	return g.compare(ctx, p, m, before, v)
+	return g.compare(ctx, p, m, before, v, base)
 }
 
-// lastVerdict returns the verdict by the latest of the databases before that has one, nil
-// where none has.
-func (g *Gateway) lastVerdict(ctx context.Context, p lastPull, past []scan.Database) (*scan.Verdict, error) {
+// lastVerdict returns the verdict that an image was last compared by, and the database that
+// it is of; nil where there is none. By a database of which the re-evaluation did not end a
+// pull may have matched the image, and nobody told of its turn: its verdicts count only for
+// images that have none of before.
+func (g *Gateway) lastVerdict(ctx context.Context, p lastPull, past []pastDatabase) (last *scan.Verdict, base pastDatabase, err error) {
 	for _, db := range past {
-		v, err := g.Scanner.By(ctx, p.digest, db)
-		if err == nil || !isMiss(err) {
-			return v, err
+		v, err := g.Scanner.By(ctx, p.digest, scan.Database{Built: db.Built, Checksum: db.checksum})
+		if isMiss(err) {
+			continue
+		}
+		if err != nil {
+			return nil, base, err
+		}
+		last, base = v, db
+		if db.Done {
+			break
 		}
 	}
-	return nil, nil
+	return last, base, nil
 }
 
 // compare decides an image by both verdicts, as for who pulled it last, and raises an
 // event where the decisions differ.
-func (g *Gateway) compare(ctx context.Context, p lastPull, m *manifest, before, after *scan.Verdict) error {
+func (g *Gateway) compare(ctx context.Context, p lastPull, m *manifest, before, after *scan.Verdict, base pastDatabase) error {
 	parents, err := g.parents(ctx, p.repo, m.Digest)
 	if err != nil {
 		return err
@@ -262,7 +296,7 @@ func (g *Gateway) compare(ctx context.Context, p lastPull, m *manifest, before, 
 		return nil
 	}
 	e := &Event{
-		ID:   eventID(VerdictChanged, p.repo.String(), p.digest.String(), after.Scan.Database.Checksum, fmt.Sprint(now.Allow)),
+		ID:   eventID(VerdictChanged, p.repo.String(), p.digest.String(), base.checksum, base.Seen.Format(time.RFC3339Nano), fmt.Sprint(now.Allow)),
 		Time: g.now().UTC(), Type: VerdictChanged,
 		Image:    Subject{Reference: in.Image.Reference, Repository: in.Image.Repository, Digest: in.Image.Digest, Platform: in.Image.Platform, Tags: in.Image.Tags},
 		Before:   Opinion{then.Allow, then.Mode, before.Scan.Cause, before.Scan.Database, then.Violations},
@@ -372,37 +406,42 @@ func differ(a, b *scan.Verdict) bool {
 // A pastDatabase is one that images were matched with.
 type pastDatabase struct {
 	Built time.Time `json:"built"`
-	Seen  time.Time `json:"seen"` // when it became active here
+	Seen  time.Time `json:"seen"` // when it last became active
+	Done  bool      `json:"done"` // the images pulled lately were all matched with it since
+
+	checksum string
 }
 
-// pastDatabases writes down that db is active and returns those before it, the latest
+// databases returns db as one that is active, and those that were so before, the latest
 // first.
-func (g *Gateway) pastDatabases(ctx context.Context, db scan.Database) ([]scan.Database, error) {
+func (g *Gateway) databases(ctx context.Context, db scan.Database) (now pastDatabase, past []pastDatabase, err error) {
 	key := cache.Name(kindDatabases)
 	fields, err := g.Store.Fields(ctx, key)
 	if err != nil {
-		return nil, err
+		return now, nil, err
 	}
-	seen := map[string]pastDatabase{}
-	var past []scan.Database
 	for sum, b := range fields {
-		var d pastDatabase
+		d := pastDatabase{checksum: sum}
 		if err := json.Unmarshal(b, &d); err != nil {
 			g.damaged(key, err)
 			continue
 		}
-		if sum != db.Checksum {
-			seen[sum] = d
-			past = append(past, scan.Database{Built: d.Built, Checksum: sum})
+		if sum == db.Checksum {
+			now = d
+			continue
 		}
+		past = append(past, d)
 	}
-	slices.SortFunc(past, func(a, b scan.Database) int {
-		return cmp.Or(seen[b.Checksum].Seen.Compare(seen[a.Checksum].Seen), cmp.Compare(a.Checksum, b.Checksum))
+	slices.SortFunc(past, func(a, b pastDatabase) int {
+		return cmp.Or(b.Seen.Compare(a.Seen), cmp.Compare(a.checksum, b.checksum))
 	})
+	if now.checksum == "" || len(past) > 0 && past[0].Seen.After(now.Seen) { // it is new, or is back
+		now = pastDatabase{Built: db.Built, Seen: g.now().UTC(), checksum: db.Checksum}
+	}
 	for _, old := range past[min(len(past), pastKept):] {
-		if err := g.Store.DeleteField(ctx, key, old.Checksum); err != nil {
-			return nil, err
+		if err := g.Store.DeleteField(ctx, key, old.checksum); err != nil {
+			return now, nil, err
 		}
 	}
-	return past[:min(len(past), pastKept)], g.putJSON(ctx, key, db.Checksum, pastDatabase{db.Built, g.now().UTC()})
+	return now, past[:min(len(past), pastKept)], nil
 }

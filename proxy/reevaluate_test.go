@@ -149,6 +149,57 @@ func TestPulledBeforeItsTurn(t *testing.T) {
 	}
 }
 
+// A database that was active before is active again: what it says counts again, and so does
+// the next time that it is replaced.
+func TestDatabaseComesBack(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, known("ada"))
+	img := l.push("acme/app", "1", 1000)
+	l.pulledBy("ada", img, "1", 200)
+	l.reviewed()
+	l.engine.condemn(img.digest)
+	l.engine.renew()
+	l.reviewed()
+	for n := 2; n < 6; n += 2 {
+		l.engine.goBack()
+		l.reviewed()
+		if es := l.events(); len(es) != n || !es[n-1].After.Allow {
+			t.Fatalf("after going back: %+v", es)
+		}
+		l.engine.renew()
+		l.reviewed()
+		if es := l.events(); len(es) != n+1 || es[n].After.Allow {
+			t.Fatalf("and forth: %+v", es)
+		}
+	}
+}
+
+// goBack puts the build before in place again.
+func (e *engine) goBack() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.build = strings.TrimSuffix(e.build, "+")
+}
+
+// An image is denied by a database that is replaced before the image's turn has come: the
+// next one's re-evaluation tells of it.
+func TestTurnedBetween(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, known("ada"))
+	img := l.push("acme/app", "1", 1000)
+	l.pulledBy("ada", img, "1", 200)
+	l.reviewed()
+	l.engine.condemn(img.digest)
+	l.engine.renew()
+	l.pulledBy("ada", img, "1", 403) // and no re-evaluation has begun
+	lost, _ := l.engine.database(t.Context())
+	l.engine.renew()
+	l.reviewed()
+	if es := l.events(); len(es) != 1 || es[0].After.Allow || es[0].Before.Database.Checksum == lost.Checksum {
+		t.Errorf("%+v", es)
+	}
+}
+
 // What holds the images' advisories off holds it off in the event too.
 func TestWaivedIsNoTurn(t *testing.T) {
 	t.Parallel()

@@ -149,10 +149,10 @@ func (y *yard) renew(ctx context.Context, gate *server, images int) (time.Durati
 			return 0, err
 		}
 		var s struct {
-			Running                    bool
-			Started, Ended             time.Time
-			Total, Done, Skipped, Fail int
-			Database                   struct{ Built time.Time }
+			Running                      bool
+			Started, Ended               time.Time
+			Total, Done, Skipped, Failed int
+			Database                     struct{ Built time.Time }
 		}
 		err = json.NewDecoder(resp.Body).Decode(&s)
 		resp.Body.Close()
@@ -160,8 +160,8 @@ func (y *yard) renew(ctx context.Context, gate *server, images int) (time.Durati
 		case err != nil:
 			return 0, err
 		case s.Running || s.Total == 0 || s.Database.Built.Unix() != built.Built.Unix():
-		case s.Total != images || s.Done != images || s.Skipped > 0:
-			return 0, fmt.Errorf("of %d images %d were matched, %d of %d skipped", images, s.Done, s.Skipped, s.Total)
+		case s.Total != images || s.Done != images || s.Skipped+s.Failed > 0:
+			return 0, fmt.Errorf("of %d images %d were looked at, %d skipped, %d failed", images, s.Done, s.Skipped, s.Failed)
 		default:
 			return s.Ended.Sub(s.Started), nil
 		}
@@ -170,7 +170,7 @@ func (y *yard) renew(ctx context.Context, gate *server, images int) (time.Durati
 }
 
 func (r *report) writeReviews(b *strings.Builder) {
-	b.WriteString("After a new vulnerability database the images pulled lately are matched again from their\nSBOMs, one at a time, each with an SBOM of its own, on one worker:\n\n")
+	b.WriteString("After a new vulnerability database the images pulled lately are matched again from their\nSBOMs, one at a time, each with an SBOM of its own, while nobody pulls:\n\n")
 	fmt.Fprintf(b, "| image | packages | images | images a second | %d,000 images |\n|---|--:|--:|--:|--:|\n", projected/1000)
 	for _, v := range r.reviews {
 		fmt.Fprintf(b, "| %s | %d | %d | **%.1f** | %s |\n", short(v.image.about), v.packages, v.images, v.rate(),

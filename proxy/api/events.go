@@ -19,6 +19,8 @@ const (
 	// keepAlive is how often a stream without events sends a comment, so that nothing on
 	// the way takes it for dead.
 	keepAlive = 15 * time.Second
+	// patience is how long a client may leave an event unread.
+	patience = 30 * time.Second
 	// maxStreams bounds the streams of one gateway.
 	maxStreams = 64
 )
@@ -51,7 +53,8 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
 		return &proxy.Error{Status: http.StatusTooManyRequests, Code: "TOOMANYREQUESTS", RetryAfter: time.Minute, Message: fmt.Sprintf("%d clients follow the events already; close one, or ask for a list", maxStreams)}
 	}
 	defer h.streams.Add(-1)
-	s := &stream{w: w, flush: http.NewResponseController(w).Flush, log: h.Events, stopping: h.Stopping, since: since, sent: map[string]bool{}}
+	rc := http.NewResponseController(w)
+	s := &stream{w: w, rc: rc, log: h.Events, stopping: h.Stopping, since: since, sent: map[string]bool{}}
 	if err := s.skip(r.Context(), r.Header.Get("Last-Event-ID")); err != nil {
 		return err
 	}
@@ -64,7 +67,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
 // A stream is one client that follows the events.
 type stream struct {
 	w        io.Writer
-	flush    func() error
+	rc       *http.ResponseController
 	log      EventLog
 	stopping func() bool
 	since    time.Time       // a little before the last event that was sent, or what the client said
@@ -77,19 +80,23 @@ func (s *stream) skip(ctx context.Context, last string) error {
 	if last == "" {
 		return nil
 	}
-	es, err := s.log.Events(ctx, time.Time{})
-	if err != nil {
-		return err
-	}
-	for i, e := range es {
-		if e.ID == last {
-			s.since = e.Time.Add(-overlap)
-			for _, before := range es[:i+1] {
-				s.sent[before.ID] = true
+	seen := map[string]bool{}
+	for from := s.since; ; {
+		es, err := s.log.Events(ctx, from)
+		if err != nil {
+			return err
+		}
+		for _, e := range es {
+			if seen[e.ID] = true; e.ID == last {
+				s.since, s.sent = e.Time.Add(-overlap), seen
+				return nil
 			}
 		}
+		if len(es) == 0 || !es[len(es)-1].Time.After(from) {
+			return nil
+		}
+		from = es[len(es)-1].Time
 	}
-	return nil
 }
 
 // overlap is how far behind the last event that was sent another replica's may still
@@ -102,14 +109,17 @@ func (s *stream) run(ctx context.Context) error {
 	defer poll.Stop()
 	quiet := time.Now()
 	for s.stopping == nil || !s.stopping() {
+		asked := time.Now()
+		_ = s.rc.SetWriteDeadline(asked.Add(patience)) // what has none can't be helped
 		es, err := s.log.Events(ctx, s.since)
 		if err != nil && ctx.Err() == nil {
 			_, err = fmt.Fprintf(s.w, ": the events can't be read now\n\n") // and are sent when they can
 		}
+		news := false
 		for _, e := range es {
 			if err == nil && !s.sent[e.ID] {
 				err = s.send(e)
-				quiet = time.Now()
+				quiet, news = time.Now(), true
 			}
 		}
 		if err == nil && time.Since(quiet) >= keepAlive {
@@ -117,10 +127,19 @@ func (s *stream) run(ctx context.Context) error {
 			quiet = time.Now()
 		}
 		if err == nil {
-			err = s.flush()
+			err = s.rc.Flush()
 		}
 		if err != nil {
 			return nil //nolint:nilerr // the client is gone
+		}
+		until := asked
+		if len(es) > 0 {
+			until = es[len(es)-1].Time // there may be more than one answer holds
+		}
+		if since := until.Add(-overlap); since.After(s.since) { // so that the next look is short
+			s.since = since
+		} else if len(es) > 0 && !news && until.Before(asked.Add(-overlap)) {
+			s.since = until
 		}
 		select {
 		case <-ctx.Done():
@@ -142,8 +161,5 @@ func (s *stream) send(e proxy.Event) error {
 		return err
 	}
 	s.sent[e.ID] = true
-	if since := e.Time.Add(-overlap); since.After(s.since) {
-		s.since = since
-	}
 	return nil
 }

@@ -33,7 +33,8 @@ func calls(pid int) (seccomp.Policy, error) {
 				only("clone", 0, seccomp.BitsSet, unix.CLONE_THREAD), // no processes
 				only("kill", 0, seccomp.Equal, uint64(pid)),          // how Go ends itself
 				only("tgkill", 0, seccomp.Equal, uint64(pid)),        // how Go's threads interrupt each other
-				only("prlimit64", 0, seccomp.Equal, 0),               // no limits of others
+				{Name: "prlimit64", Conditions: seccomp.ArgumentConditions{ // its own limits, to read
+					{Argument: 0, Operation: seccomp.Equal, Value: 0}, {Argument: 2, Operation: seccomp.Equal, Value: 0}}},
 				only("prctl", 0, seccomp.Equal, unix.PR_SET_VMA),     // names of memory
 				only("fcntl", 1, seccomp.LessOrEqual, unix.F_SETLKW), // flags and locks, no signals
 				only("fcntl", 1, seccomp.Equal, unix.F_DUPFD_CLOEXEC),

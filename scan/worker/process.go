@@ -89,6 +89,7 @@ func (pr *process) run(p *Pool, started chan<- error) {
 	over := make(chan struct{})
 	var readers sync.WaitGroup
 	readers.Go(func() { pr.keepQuota(over) })
+	readers.Go(func() { pr.awaitWarm(over) })
 	readers.Go(func() { // beside the others: a child that doesn't listen is killed
 		if err := pr.in.write(setup{p.Read}); err != nil {
 			pr.kill(fmt.Errorf("the worker process does not listen: %w", err))
@@ -116,6 +117,22 @@ func (pr *process) run(p *Pool, started chan<- error) {
 		pr.log.Warn("a worker's directory can't be removed", "dir", pr.dir, "error", err)
 	}
 	close(pr.done)
+}
+
+// warmTimeout is how long a process may take to get warm: two seconds of a processor, and
+// much more on a machine that has none to spare.
+const warmTimeout = 3 * time.Minute
+
+// awaitWarm kills the process where it doesn't get warm in time, unless over is closed.
+func (pr *process) awaitWarm(over <-chan struct{}) {
+	t := time.NewTimer(warmTimeout)
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-pr.warm:
+	case <-t.C:
+		pr.kill(errors.New("the worker process did not get ready in time, and was killed"))
+	}
 }
 
 // kill ends the process and what it started. why, where it is not nil, is what its

@@ -15,12 +15,17 @@ const (
 	// maxFiles is how many files and directories a child may keep. A catalogue keeps a
 	// few for each layer, and unpacks one archive at a time.
 	maxFiles = 20_000
+	// maxDepth is how deep directories may lie: each costs the gateway an open file while
+	// it measures and removes them.
+	maxDepth = 100
 )
 
 // quotaError says that a child took more disk than it may.
 func quotaError(quota int64) error {
 	return fmt.Errorf("the worker process was killed: it needed more than %s of temporary space", size(quota))
 }
+
+var errDeep = errors.New("the worker process was killed: it made directories more than 100 deep")
 
 var errManyFiles = errors.New("the worker process was killed: it made more than 20,000 temporary files")
 
@@ -48,8 +53,10 @@ func (pr *process) keepQuota(over <-chan struct{}) {
 // measure returns an error when the process's files are past its quota.
 func (pr *process) measure() error {
 	m := measurement{root: pr.root, bytes: unlinked(pr.pid)}
-	m.add(".")
+	m.add(".", 0)
 	switch {
+	case m.deep:
+		return errDeep
 	case m.bytes > pr.quota:
 		return quotaError(pr.quota)
 	case m.files > maxFiles:
@@ -64,23 +71,28 @@ type measurement struct {
 	root  *os.Root
 	bytes int64
 	files int
+	deep  bool
 }
 
-func (m *measurement) add(dir string) {
+func (m *measurement) add(dir string, depth int) {
+	if depth > maxDepth {
+		m.deep = true
+		return
+	}
 	f, err := m.root.Open(dir)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	for m.files <= maxFiles {
+	for m.files <= maxFiles && !m.deep {
 		entries, err := f.ReadDir(1024) // not all: the process may be adding to them
 		for _, e := range entries {
 			m.files++
 			if fi, err := e.Info(); err == nil {
 				m.bytes += taken(fi)
 			}
-			if e.IsDir() && m.files <= maxFiles {
-				m.add(path.Join(dir, e.Name()))
+			if e.IsDir() && m.files <= maxFiles && !m.deep {
+				m.add(path.Join(dir, e.Name()), depth+1)
 			}
 		}
 		if err != nil {
