@@ -91,7 +91,10 @@ func TestSwapUnderLoad(t *testing.T) {
 	}
 	folder := filepath.Join(c.StateDir, "db")
 
-	const swaps = 12
+	swaps := 12
+	if raceDetector { // each takes ten times as long
+		swaps = 6
+	}
 	const exploited = "CVE-2021-44228"
 	other := openDatabases(c, nil) // as `sluice db import` beside the gateway
 	knows := map[string]bool{}     // by checksum: whether the build has it
