@@ -102,8 +102,12 @@ func (g *Gateway) Reevaluate(ctx context.Context) error {
 // reviewBy re-evaluates by db, unless that is done or another replica is at it.
 func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (err error) {
 	now, _, err := g.databases(ctx, db)
-	if err != nil || now.Done {
+	if err != nil {
 		return err
+	}
+	if now.Done {
+		g.follows = db.Checksum
+		return nil
 	}
 	key, me := cache.Name(kindReview, db.Checksum), []byte(rand.Text())
 	holder, err := g.Store.PutNew(ctx, key, me, reviewLease)
@@ -122,6 +126,7 @@ func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (err error) {
 	if err := g.putJSON(ctx, cache.Name(kindDatabases), db.Checksum, now); err != nil {
 		return err
 	}
+	g.follows = db.Checksum
 	err = g.reviewAll(ctx, db, past, func() error { return g.Store.Put(ctx, key, me, reviewLease) })
 	r := g.progress(func(r *Reevaluation) { r.Running, r.Ended = false, g.now() })
 	if err != nil {
@@ -382,7 +387,7 @@ func weight(f scan.Finding) string {
 	if f.SuppressedBy != nil {
 		suppressed = *f.SuppressedBy
 	}
-	return fmt.Sprint(f.Severity, f.CVSS, f.EPSS, f.KEV, f.Published, f.Fix.State, f.Fix.Versions, f.Fix.Available, "\x00", suppressed)
+	return fmt.Sprint(f.Aliases, f.Severity, f.CVSS, f.EPSS, f.KEV, f.Published, f.Fix.State, f.Fix.Versions, f.Fix.Available, "\x00", suppressed)
 }
 
 // differ reports whether two verdicts on an image could be decided otherwise.
@@ -435,7 +440,8 @@ func (g *Gateway) databases(ctx context.Context, db scan.Database) (now pastData
 	slices.SortFunc(past, func(a, b pastDatabase) int {
 		return cmp.Or(b.Seen.Compare(a.Seen), cmp.Compare(a.checksum, b.checksum))
 	})
-	if now.checksum == "" || len(past) > 0 && past[0].Seen.After(now.Seen) { // it is new, or is back
+	back := g.follows != db.Checksum && len(past) > 0 && past[0].Seen.After(now.Seen) // here: another replica may have another one
+	if now.checksum == "" || back {
 		now = pastDatabase{Built: db.Built, Seen: g.now().UTC(), checksum: db.Checksum}
 	}
 	for _, old := range past[min(len(past), pastKept):] {

@@ -112,6 +112,7 @@ func (s *stream) run(ctx context.Context) error {
 		asked := time.Now()
 		_ = s.rc.SetWriteDeadline(asked.Add(patience)) // what has none can't be helped
 		es, err := s.log.Events(ctx, s.since)
+		read := err == nil
 		if err != nil && ctx.Err() == nil {
 			_, err = fmt.Fprintf(s.w, ": the events can't be read now\n\n") // and are sent when they can
 		}
@@ -136,7 +137,9 @@ func (s *stream) run(ctx context.Context) error {
 		if len(es) > 0 {
 			until = es[len(es)-1].Time // there may be more than one answer holds
 		}
-		if since := until.Add(-overlap); since.After(s.since) { // so that the next look is short
+		if since := until.Add(-overlap); !read {
+			// what was not read is still to come
+		} else if since.After(s.since) { // so that the next look is short
 			s.since = since
 		} else if len(es) > 0 && !news && until.Before(asked.Add(-overlap)) {
 			s.since = until
