@@ -93,10 +93,10 @@
 // their stored SBOMs, the ones pulled last first, one at a time, behind pulls, and by one
 // replica (reevaluate.go). Nothing is fetched. An image is then decided, for who asked for it
 // last and by today's policies, by its last verdict and by the new one; where these differ
-// the Event says which advisories made the difference. The last verdict is by the database
-// before whose re-evaluation ended, so that one which comes and goes quickly hides no turn; a
-// turn that was told of and taken back between two such is told once. A decision that turned
-// by a policy, a waiver or the time that passed raises no event.
+// the Event says which advisories made the difference. The last verdict is the one that the
+// image was last compared by, so that a database which comes and goes quickly, a restart or a
+// match that failed hides no turn. A decision that turned by a policy, a waiver or the time
+// that passed raises no event.
 //
 // # When the Store is down
 //

@@ -22,7 +22,8 @@ import (
 const (
 	fieldFirstSeen   = "first_seen" // JSON time
 	fieldLastAllowed = "last_allowed"
-	prefixTag        = "tag:" // JSON time at which upstream last had the tag here
+	fieldCompared    = "compared" // JSON scan.Database by whose verdict Reevaluate last compared it
+	prefixTag        = "tag:"     // JSON time at which upstream last had the tag here
 )
 
 // A lastDecision is how an image was last decided for a caller.

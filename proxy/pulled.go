@@ -42,13 +42,16 @@ type lastPull struct {
 	digest digest.Digest
 }
 
+// String names the image as people write it, and the index too.
+func (p lastPull) String() string { return p.repo.String() + "@" + p.digest.String() }
+
 // notePulled writes down that a caller asked for an image. That it can't be is logged: it
 // costs a re-evaluation, and no pull.
 func (g *Gateway) notePulled(ctx context.Context, caller auth.Caller, repo Repo, m *manifest) {
 	if m.kind != kindImage {
 		return
 	}
-	field := repo.String() + "@" + m.Digest.String()
+	field := lastPull{repo: repo, digest: m.Digest}.String()
 	note := fmt.Sprintf("pulled %q %s", caller.Name, field)
 	if g.noted.fresh(note, g.now(), pulledRefresh) {
 		return
@@ -94,7 +97,7 @@ func (g *Gateway) pulledLately(ctx context.Context) ([]lastPull, error) {
 		}
 		slices.SortFunc(here, latest)
 		for _, p := range here[min(len(here), maxShard):] {
-			if err := g.Store.DeleteField(ctx, key, p.repo.String()+"@"+p.digest.String()); err != nil {
+			if err := g.Store.DeleteField(ctx, key, p.String()); err != nil {
 				return nil, err
 			}
 		}

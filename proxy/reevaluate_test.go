@@ -89,6 +89,16 @@ func (l *lab) pulledBy(name string, img *image, tag string, status int) {
 	})
 }
 
+// reviewedLab is a lab with an image that ada has pulled and that is matched.
+func reviewedLab(t *testing.T, changes ...change) (*lab, *image) {
+	t.Helper()
+	l := newLab(t, append([]change{known("ada")}, changes...)...)
+	img := l.push("acme/app", "1", 1000)
+	l.pulledBy("ada", img, "1", 200)
+	l.reviewed()
+	return l, img
+}
+
 // A new database has an advisory for an image that was allowed: an event says which, and
 // who pulled it last, and upstream hears nothing of it. The next one takes it back.
 func TestVerdictTurns(t *testing.T) {
@@ -129,94 +139,6 @@ func TestVerdictTurns(t *testing.T) {
 	}
 	if l.get("GET", manifestPath("acme/app", "1.2"), patience, "Authorization", basic("ada")).status != 200 {
 		t.Error("the image is not allowed again")
-	}
-}
-
-// The gate acts at once, and doesn't wait for the re-evaluation; which tells of the turn
-// all the same.
-func TestPulledBeforeItsTurn(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, known("ada"))
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
-	l.engine.condemn(img.digest)
-	l.engine.renew()
-	l.pulledBy("ada", img, "1", 403)
-	l.reviewed()
-	if es := l.events(); len(es) != 1 || es[0].LastPull.Caller != "ada" {
-		t.Errorf("%+v", es)
-	}
-}
-
-// A database that was active before is active again: what it says counts again, and so does
-// the next time that it is replaced.
-func TestDatabaseComesBack(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, known("ada"))
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
-	l.engine.condemn(img.digest)
-	l.engine.renew()
-	l.reviewed()
-	for n := 2; n < 6; n += 2 {
-		l.engine.goBack()
-		l.reviewed()
-		if es := l.events(); len(es) != n || !es[n-1].After.Allow {
-			t.Fatalf("after going back: %+v", es)
-		}
-		l.engine.renew()
-		l.reviewed()
-		if es := l.events(); len(es) != n+1 || es[n].After.Allow {
-			t.Fatalf("and forth: %+v", es)
-		}
-	}
-}
-
-// goBack puts the build before in place again.
-func (e *engine) goBack() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.build = strings.TrimSuffix(e.build, "+")
-}
-
-// An image is denied by a database that is replaced before the image's turn has come: the
-// next one's re-evaluation tells of it.
-func TestTurnedBetween(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, known("ada"))
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
-	l.engine.condemn(img.digest)
-	l.engine.renew()
-	l.pulledBy("ada", img, "1", 403) // and no re-evaluation has begun
-	lost, _ := l.engine.database(t.Context())
-	l.engine.renew()
-	l.reviewed()
-	if es := l.events(); len(es) != 1 || es[0].After.Allow || es[0].Before.Database.Checksum == lost.Checksum {
-		t.Errorf("%+v", es)
-	}
-}
-
-// What holds the images' advisories off holds it off in the event too.
-func TestWaivedIsNoTurn(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, known("ada"), func(l *lab, c *policy.Config) {
-		c.WaiverFile = filepath.Join(l.dir, "waivers.yaml")
-		waiver := "waivers:\n- id: w1\n  owner: sec\n  reason: not reachable\n  expires: 2099-01-01\n  scope: {advisory: CVE-2021-44228}\n"
-		if err := os.WriteFile(c.WaiverFile, []byte(waiver), 0o600); err != nil {
-			l.Fatal(err)
-		}
-	})
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
-	l.engine.condemn(img.digest)
-	l.engine.renew()
-	if r := l.reviewed(); r.Denied != 0 || r.Done != 1 || len(l.events()) != 0 {
-		t.Errorf("%+v %+v", r, l.events())
 	}
 }
 
@@ -283,12 +205,9 @@ func (s *stopAfter) PutField(ctx context.Context, k cache.Key, field string, val
 func TestReevaluationWithoutSBOM(t *testing.T) {
 	t.Parallel()
 	lost := &losing{}
-	l := newLab(t, known("ada"), func(l *lab, _ *policy.Config) {
+	l, _ := reviewedLab(t, func(l *lab, _ *policy.Config) {
 		lost.Store, l.gateway.Scanner.Store = l.gateway.Store, lost
 	})
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
 	lost.now.Store(true)
 	l.engine.renew()
 	asked := len(l.origin.Requests())
@@ -390,10 +309,7 @@ func TestPulledLongAgo(t *testing.T) {
 // Pulls go first: while one runs, an image waits a second for it.
 func TestReevaluationBehindPulls(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, known("ada"))
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
+	l, _ := reviewedLab(t)
 	l.engine.hold()
 	l.push("acme/app", "2", 1000)
 	if r := l.get("GET", manifestPath("acme/app", "2"), patience, "Authorization", basic("ada")); r.status != 200 { // and its pull runs on
@@ -405,37 +321,4 @@ func TestReevaluationBehindPulls(t *testing.T) {
 	if took := time.Since(begun); took < time.Second {
 		t.Errorf("it took only %v beside a pull", took)
 	}
-}
-
-// A verdict that becomes partial, or complete, by a database turns an image as well.
-func TestDistributionThatTheDatabaseDrops(t *testing.T) {
-	t.Parallel()
-	forgets := &forgetful{}
-	l := newLab(t, known("ada"), func(l *lab, _ *policy.Config) {
-		forgets.engine, l.gateway.Scanner.Engine = l.engine, forgets
-	})
-	img := l.push("acme/app", "1", 1000)
-	l.pulledBy("ada", img, "1", 200)
-	l.reviewed()
-	forgets.unknown.Store(true)
-	l.engine.renew()
-	l.reviewed()
-	es := l.events()
-	if len(es) != 1 || es[0].After.Allow || es[0].After.Cause != scan.CauseScanFailed || len(es[0].Advisories) != 0 {
-		t.Errorf("%+v", es)
-	}
-}
-
-// forgetful is an engine whose database can lose a distribution.
-type forgetful struct {
-	*engine
-	unknown atomic.Bool
-}
-
-func (f *forgetful) Match(ctx context.Context, sbom []byte, db scan.Database) (*scan.Matches, error) {
-	m, err := f.engine.Match(ctx, sbom, db)
-	if err == nil && f.unknown.Load() {
-		m.DistroKnown = false
-	}
-	return m, err
 }

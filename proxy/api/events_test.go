@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -21,11 +22,18 @@ import (
 
 // diary is an event log in memory.
 type diary struct {
+	away  atomic.Bool  // it can't be read
+	asked atomic.Int64 // while it was away
+
 	mu sync.Mutex // guards all
 	es []proxy.Event
 }
 
 func (d *diary) Events(_ context.Context, since time.Time) (out []proxy.Event, err error) {
+	if d.away.Load() {
+		d.asked.Add(1)
+		return nil, errors.New("the store is away")
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out = []proxy.Event{}
@@ -137,6 +145,21 @@ func TestEventsStream(t *testing.T) {
 			t.Fatalf("%q after %v", id, got)
 		}
 		got[id] = true
+	}
+}
+
+// What was raised while the Store can't be read is sent when it is back, however old.
+func TestEventsStreamStoreAway(t *testing.T) {
+	d := &diary{}
+	d.add("old", time.Now().UTC().Add(-10*time.Minute))
+	d.away.Store(true)
+	next, _ := follow(t, serveEvents(t, d, nil)+"?since=2026-01-01T00:00:00Z", "")
+	for d.asked.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	d.away.Store(false)
+	if id := next(); id != "old" {
+		t.Errorf("%q", id)
 	}
 }
 
