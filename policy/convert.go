@@ -16,11 +16,11 @@ import (
 //
 // The result is that of a round trip through JSON, which a test holds it to, except
 // that lists are never null: count(null) would be an error, and deny. Only
-// the findings are converted by hand, since they are nearly all of an input: it
+// findings and packages are converted by hand, since they are nearly all of an input: it
 // takes a quarter of the time.
 func inputValue(in *Input, active []scan.Finding) (ast.Value, error) {
 	doc := *in
-	doc.Findings = []scan.Finding{}
+	doc.Findings, doc.Packages = []scan.Finding{}, nil
 	doc.Request.Groups = orEmpty(doc.Request.Groups)
 	doc.Image.Tags = orEmpty(doc.Image.Tags)
 	doc.Scan.Coverage.Problems = orEmpty(doc.Scan.Coverage.Problems)
@@ -44,6 +44,13 @@ func inputValue(in *Input, active []scan.Finding) (ast.Value, error) {
 		}
 	}
 	o.Insert(c.word("findings"), ast.ArrayTerm(fs...))
+	if len(in.Packages) > 0 {
+		ps := make([]*ast.Term, len(in.Packages))
+		for i := range in.Packages {
+			ps[i] = c.pkg(&in.Packages[i])
+		}
+		o.Insert(c.word("packages"), ast.ArrayTerm(ps...))
+	}
 	return o, nil
 }
 
@@ -93,6 +100,18 @@ func (o *object) optional(key, s string) {
 
 func (o *object) term() *ast.Term { return ast.ObjectTerm(o.pairs...) }
 
+func (c *converter) pkg(p *scan.Package) *ast.Term {
+	o := object{c, make([][2]*ast.Term, 0, 5)}
+	o.add("name", c.word(p.Name))
+	o.add("version", c.word(p.Version))
+	o.add("type", c.word(p.Type))
+	o.add("purl", c.word(p.PURL))
+	if len(p.Licenses) > 0 {
+		o.add("licenses", c.words(p.Licenses))
+	}
+	return o.term()
+}
+
 func (c *converter) finding(f *scan.Finding) (*ast.Term, error) {
 	cvss, err := c.number(f.CVSS)
 	if err != nil {
@@ -102,12 +121,6 @@ func (c *converter) finding(f *scan.Finding) (*ast.Term, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding %s: epss: %w", quote(f.ID), err)
 	}
-	pkg := object{c, make([][2]*ast.Term, 0, 4)}
-	pkg.add("name", c.word(f.Package.Name))
-	pkg.add("version", c.word(f.Package.Version))
-	pkg.add("type", c.word(f.Package.Type))
-	pkg.add("purl", c.word(f.Package.PURL))
-
 	fix := object{c, make([][2]*ast.Term, 0, 3)}
 	fix.add("state", c.word(f.Fix.State))
 	fix.add("versions", c.words(f.Fix.Versions))
@@ -122,7 +135,7 @@ func (c *converter) finding(f *scan.Finding) (*ast.Term, error) {
 	o.optional("kev", f.KEV)
 	o.optional("published", f.Published)
 	o.add("first_seen", c.word(f.FirstSeen))
-	o.add("package", pkg.term())
+	o.add("package", c.pkg(&f.Package))
 	o.add("fix", fix.term())
 	o.optional("layer", string(f.Layer))
 	o.optional("path", f.Path)

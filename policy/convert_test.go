@@ -39,8 +39,10 @@ func fill(v reflect.Value, n *int) {
 		v.SetString(strings.Repeat("x", *n%7+1) + "\"é<>\x01")
 	case reflect.Float64:
 		v.SetFloat(float64(*n) / 1e7)
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(*n))
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(map[string]any{"k": "v"}))
 	case reflect.Bool:
 		v.SetBool(true)
 	default:
@@ -105,8 +107,10 @@ func TestEveryFieldIsRemembered(t *testing.T) {
 			v.SetString(v.String() + "!")
 		case reflect.Float64:
 			v.SetFloat(v.Float() + 1)
-		case reflect.Int:
+		case reflect.Int, reflect.Int64:
 			v.SetInt(v.Int() + 1)
+		case reflect.Interface:
+			v.Set(reflect.ValueOf("another"))
 		case reflect.Bool:
 			v.SetBool(false)
 		}

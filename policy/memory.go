@@ -35,7 +35,7 @@ var findingsSeed = maphash.MakeSeed()
 // pull changes.
 func keyOf(s *snapshot, in *Input) key {
 	small := *in
-	small.Findings, small.Now, small.History.LastAllowed = nil, time.Time{}, ""
+	small.Findings, small.Packages, small.Now, small.History.LastAllowed = nil, nil, time.Time{}, ""
 	b, err := json.Marshal(small)
 	if err != nil { // no value of these types makes Marshal fail
 		b = []byte(err.Error())
@@ -43,13 +43,13 @@ func keyOf(s *snapshot, in *Input) key {
 	b = append(b, 0)
 	b = append(b, s.revision...)
 	b = append(b, 0)
-	b = strconv.AppendUint(b, hashFindings(in.Findings), 16)
+	b = strconv.AppendUint(b, hashFindings(in.Findings, in.Packages), 16)
 	return sha256.Sum256(b)
 }
 
-// hashFindings goes over every field. The verdict's identity would do as long as
+// hashFindings goes over every field of findings and packages. The verdict's identity would do as long as
 // nobody ever builds two of one identity; a wrong hit here would let an image pass.
-func hashFindings(fs []scan.Finding) uint64 {
+func hashFindings(fs []scan.Finding, ps []scan.Package) uint64 {
 	var h maphash.Hash
 	h.SetSeed(findingsSeed)
 	buf := make([]byte, 0, 1024)
@@ -63,15 +63,21 @@ func hashFindings(fs []scan.Finding) uint64 {
 			str(s)
 		}
 	}
+	pkg := func(p *scan.Package) {
+		for _, s := range [...]string{p.Name, p.Version, p.Type, p.PURL} {
+			str(s)
+		}
+		list(p.Licenses)
+	}
 	for i := range fs {
 		f := &fs[i]
 		buf = buf[:0]
 		for _, s := range [...]string{
-			f.ID, f.Severity, f.KEV, f.Published, f.FirstSeen, f.Package.Name, f.Package.Version, f.Package.Type,
-			f.Package.PURL, f.Fix.State, f.Fix.Available, string(f.Layer), f.Path,
+			f.ID, f.Severity, f.KEV, f.Published, f.FirstSeen, f.Fix.State, f.Fix.Available, string(f.Layer), f.Path,
 		} {
 			str(s)
 		}
+		pkg(&f.Package)
 		list(f.Aliases)
 		list(f.Fix.Versions)
 		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.CVSS))
@@ -79,6 +85,11 @@ func hashFindings(fs []scan.Finding) uint64 {
 		if f.SuppressedBy != nil {
 			str(*f.SuppressedBy)
 		}
+		h.Write(buf)
+	}
+	for i := range ps {
+		buf = buf[:0]
+		pkg(&ps[i])
 		h.Write(buf)
 	}
 	return h.Sum64()

@@ -23,6 +23,7 @@ type Input struct {
 	Image    Image          `json:"image"`
 	Scan     scan.Summary   `json:"scan"`
 	Findings []scan.Finding `json:"findings"`
+	Packages []scan.Package `json:"packages,omitempty"` // all of the SBOM; only where a policy refers to them
 	History  History        `json:"history"`
 	Now      time.Time      `json:"now"` // the decision's time, so that a replay decides the same
 }
@@ -47,17 +48,48 @@ type Image struct {
 	MediaType   string            `json:"media_type,omitempty"`
 	Created     string            `json:"created,omitempty"` // RFC 3339, as the config claims
 	User        string            `json:"user,omitempty"`
+	Env         []string          `json:"env,omitempty"`    // names of the variables that the config sets, never their values
+	Size        int64             `json:"size,omitempty"`   // bytes of all layers as they are stored
+	Layers      int               `json:"layers,omitempty"` // how many
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Base        *Base             `json:"base,omitempty"`
 	Indexes     []string          `json:"indexes,omitempty"` // digests of indexes that list the image
-	Aliases     []string          `json:"-"`                 // the manifest's digests by every algorithm and those of its blobs, for the kill list alone
+
+	Signatures   []Signature   `json:"signatures,omitempty"`   // only where a policy refers to them
+	Attestations []Attestation `json:"attestations,omitempty"` // only where a policy refers to them
+
+	Aliases []string `json:"-"` // the manifest's digests by every algorithm and those of its blobs, for the kill list alone
 }
 
 // A Base is the image that another one says it was built from.
 type Base struct {
-	Name   string `json:"name,omitempty"`
-	Digest string `json:"digest,omitempty"`
+	Name         string `json:"name,omitempty"`
+	Digest       string `json:"digest,omitempty"`
+	Created      string `json:"created,omitempty"`       // RFC 3339
+	LatestDigest string `json:"latest_digest,omitempty"` // what Name points at now
+	Outdated     *bool  `json:"outdated,omitempty"`      // absent where the gateway can't know
+}
+
+// A Signature is one that was found on the image or an index of it. One that could not
+// be verified is there too, with the reason.
+type Signature struct {
+	Verified bool   `json:"verified"`
+	Kind     string `json:"kind"`               // key, keyless
+	Format   string `json:"format"`             // cosign-tag, bundle
+	Subject  string `json:"subject"`            // the digest that is signed
+	Key      string `json:"key,omitempty"`      // name of the trusted key
+	Issuer   string `json:"issuer,omitempty"`   // of the identity, as the certificate has it
+	Identity string `json:"identity,omitempty"` // e-mail address or URI
+	Time     string `json:"time,omitempty"`     // RFC 3339, where a log or a time stamp proves it
+	Error    string `json:"error,omitempty"`    // why it is not verified
+}
+
+// An Attestation is a signed statement about the image or an index of it.
+type Attestation struct {
+	Signature
+	PredicateType string `json:"predicate_type"`
+	Predicate     any    `json:"predicate,omitempty"` // absent where it is larger than 64 KiB or not verified
 }
 
 // History is what the gateway remembers of an image from before.

@@ -45,15 +45,21 @@ func sampleFull() Input {
 		Digest: "sha256:" + strings.Repeat("0", 64), Platform: "linux/amd64", Tags: []string{"1"},
 		Created: "2025-01-01T00:00:00Z", User: "65532",
 		Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"a": "b"},
+		Env: []string{"PATH"}, Size: 1 << 20, Layers: 1,
 		Base: &Base{Name: "registry.example/base:1"},
 	}
+	signature := Signature{Verified: true, Kind: "keyless", Format: "bundle", Subject: in.Image.Digest,
+		Issuer: "https://issuer.example", Identity: "https://ci.example/a/b", Time: "2025-01-01T00:00:00Z"}
+	in.Image.Signatures = []Signature{signature, {Kind: "key", Format: "cosign-tag", Subject: in.Image.Digest, Error: "no trusted key made it"}}
+	in.Image.Attestations = []Attestation{{Signature: signature, PredicateType: "https://slsa.dev/provenance/v1", Predicate: map[string]any{}}}
 	in.Scan = scan.Summary{
 		State: scan.Complete, ScannedAt: in.Now, Packages: 2, Database: &db,
 		Coverage: scan.Coverage{Distro: "wolfi", DistroKnown: true, DistroEOL: "2025-06-01", Problems: []scan.Problem{}},
 		Counts:   scan.Counts{Critical: 1, High: 1, Unknown: 1},
 	}
 	fix := scan.Fix{State: "fixed", Versions: []string{"2"}, Available: "2025-01-01"}
-	pkg := scan.Package{Name: "sample", Version: "1", Type: "apk", PURL: "pkg:apk/wolfi/sample@1"}
+	pkg := scan.Package{Name: "sample", Version: "1", Type: "apk", PURL: "pkg:apk/wolfi/sample@1", Licenses: []string{"MIT"}}
+	in.Packages = []scan.Package{pkg, {Name: "other", Version: "2", Type: "apk", PURL: "pkg:apk/wolfi/other@2"}}
 	for _, f := range []scan.Finding{
 		{ID: "CVE-2025-0001", Severity: "critical", CVSS: 9.8, EPSS: 0.9, KEV: "2025-01-02", Published: "2025-01-01", Fix: fix},
 		{ID: "CVE-2025-0002", Severity: "high", Fix: scan.Fix{State: "fixed", Versions: []string{"2"}}},

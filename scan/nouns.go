@@ -86,6 +86,8 @@ type Package struct {
 	Version string `json:"version"`
 	Type    string `json:"type"` // syft's package type: apk, deb, npm, java-archive, …
 	PURL    string `json:"purl"`
+
+	Licenses []string `json:"licenses,omitempty"` // SPDX expressions, or what the package says
 }
 
 // A Fix says whether an advisory is fixed, in which versions, and since when.
