@@ -126,7 +126,7 @@ type Upstream struct {
 	CAFile string `yaml:"ca_file"`
 	// PolicyDir is a folder of *.rego files that decides about this registry's images
 	// in place of policy.dir and of the policies built in. Default "", neither: as all
-	// others. Waivers, kill list and mode are the same for all.
+	// others. Waivers, kill list and modes are the same for all.
 	PolicyDir string `yaml:"policy_dir"`
 	// TagTTL is gate.tag_ttl for this registry. Default "", gate.tag_ttl itself. 0 asks
 	// at every request.
@@ -149,6 +149,9 @@ type Gate struct {
 	// "warn": served with a Warning header, counted and logged. "dry-run": served and
 	// logged. "off": nothing is decided; only the kill list holds.
 	Mode string `yaml:"mode"`
+	// Modes are exceptions from Mode, for some policies or some repositories. The first
+	// that matches counts. Default none.
+	Modes []ModeRule `yaml:"modes"`
 	// Strict sends no byte of a layer before the decision. Default false: layers
 	// stream while they are scanned, and only the last part waits. Strict also keeps
 	// confidential what is denied, and makes every first pull wait for its scan.
@@ -187,6 +190,21 @@ type Gate struct {
 	// Drain is how long pulls in flight may take to finish after SIGTERM. Default 5m.
 	// What stops the process must wait longer than this.
 	Drain time.Duration `yaml:"drain"`
+}
+
+// A ModeRule gives a mode of their own to some policies in some repositories.
+type ModeRule struct {
+	// Policy is a glob over the names of violations, as the answers show them:
+	// known_exploited, scan_*. A cause such as db_stale is one too. Default "", all.
+	// policy_error is meant only where it is written out. The kill list has no mode.
+	Policy string `yaml:"policy"`
+	// Upstream is the name of one of upstreams. Default "", all.
+	Upstream string `yaml:"upstream"`
+	// Repository is a glob like that of upstreams.allow, over acme/web or
+	// cgr.dev/acme/web. Default "", all.
+	Repository string `yaml:"repository"`
+	// Mode is what becomes of the violations: enforce, warn, dry-run, off. Required.
+	Mode string `yaml:"mode"`
 }
 
 // Policy names the rules' sources. All are watched; a version with an error in it

@@ -25,7 +25,7 @@ func (c Config) Validate() error {
 	v.check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "needs both cert_file and key_file, or neither")
 	v.store(c.Store)
 	v.upstreams(c)
-	v.gate(c.Gate)
+	v.gate(c.Gate, c.Upstreams)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.database(c.Database)
@@ -166,8 +166,18 @@ func (v *validation) webURL(key, s, secrets string) {
 	v.check(u.RawQuery == "" && u.Fragment == "", key, "must end with the path, without ? and #")
 }
 
-func (v *validation) gate(g Gate) {
+func (v *validation) gate(g Gate, upstreams []Upstream) {
 	v.oneOf("gate.mode", g.Mode, "enforce", "warn", "dry-run", "off")
+	for i, r := range g.Modes {
+		key := fmt.Sprintf("gate.modes[%d]", i)
+		v.oneOf(key+".mode", r.Mode, "enforce", "warn", "dry-run", "off")
+		v.check(r != ModeRule{Mode: r.Mode}, key, "names none of policy, upstream and repository: what is for all is gate.mode")
+		known := slices.ContainsFunc(upstreams, func(u Upstream) bool { return u.Name == r.Upstream })
+		v.check(r.Upstream == "" || known, key+".upstream", "%q is none of upstreams", r.Upstream)
+		if r.Repository != "" {
+			v.check(len(r.Repository) <= 512 && globForm.MatchString(r.Repository), key+".repository", "%.60q is no glob over names of repositories, such as acme/* or acme/**", r.Repository)
+		}
+	}
 	v.between("gate.header_wait", g.HeaderWait, 0, 25*time.Second)
 	v.between("gate.manifest_wait", g.ManifestWait, 0, min(g.HeaderWait, 25*time.Second))
 	v.between("gate.drip", g.Drip, 100*time.Millisecond, 9*time.Second)

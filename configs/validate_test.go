@@ -61,6 +61,10 @@ func TestValidate(t *testing.T) {
 			`upstreams[0].deny: "cgr.dev/acme/*" matches no repository: leave out the upstream's name and write "acme/*"`,
 			"upstreams[0].deny: \"/acme\"", "upstreams[0].deny: \"acme/\"", "upstreams[0].deny: \"Acme/*\"", "upstreams[0].deny: \"a//b\"", "upstreams[0].deny: \"\"", "upstreams[0].deny: \"[ab]/c\"", "upstreams[0].deny: \"https://x/y\""}},
 		{"an upstream's tag TTL", func(c *Config) { d := -time.Second; c.Upstreams[0].TagTTL = &d }, []string{"upstreams[0].tag_ttl: must be from 0s"}},
+		{"mode of a policy", func(c *Config) { c.Gate.Modes = []ModeRule{{Policy: "x", Mode: "loud"}} }, []string{`gate.modes[0].mode: must be one of enforce, warn, dry-run, off, not "loud"`}},
+		{"mode of all", func(c *Config) { c.Gate.Modes = []ModeRule{{Mode: "warn"}} }, []string{"gate.modes[0]: names none of policy, upstream and repository: what is for all is gate.mode"}},
+		{"mode of nowhere", func(c *Config) { c.Gate.Modes = []ModeRule{{Upstream: "cgr.de", Mode: "warn"}} }, []string{`gate.modes[0].upstream: "cgr.de" is none of upstreams`}},
+		{"mode of no glob", func(c *Config) { c.Gate.Modes = []ModeRule{{Repository: "Acme//x", Mode: "warn"}} }, []string{`gate.modes[0].repository: "Acme//x" is no glob`}},
 		{"mode", func(c *Config) { c.Gate.Mode = "dryrun" }, []string{`gate.mode: must be one of enforce, warn, dry-run, off, not "dryrun"`}},
 		{"waits", func(c *Config) {
 			c.Gate.HeaderWait, c.Gate.ManifestWait, c.Gate.Drip, c.Gate.HoldCap = 30*time.Second, 26*time.Second, 0, 5*time.Minute

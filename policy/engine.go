@@ -39,7 +39,8 @@ const (
 // is useful: the embedded defaults, enforced.
 type Config struct {
 	Dir        string        // directory of *.rego files in place of the embedded defaults; "" for these
-	Mode       Mode          // "" is Enforce
+	Mode       Mode          // of what no rule of Modes covers; "" is Enforce
+	Modes      []ModeRule    // the first that matches counts
 	WaiverFile string        // "" for no waivers; named, it must exist when the engine is opened
 	KillFile   string        // "" for none; named, it must exist when the engine is opened
 	Kill       []string      // digests that are never served, each with an optional " # reason"
@@ -51,6 +52,7 @@ type Config struct {
 // An Engine decides. All its methods may be called concurrently.
 type Engine struct {
 	c       Config
+	modes   modes
 	fixed   killList // Config.Kill, parsed
 	current atomic.Pointer[snapshot]
 	evals   chan struct{} // one place for each evaluation that may run at once
@@ -74,12 +76,9 @@ type snapshot struct {
 // and line, but for single lines of the kill file: these are logged, and the others
 // hold. ctx bounds the loading only.
 func Open(ctx context.Context, c Config) (*Engine, error) {
-	switch c.Mode {
-	case "":
-		c.Mode = Enforce
-	case Enforce, Warn, DryRun, Off:
-	default:
-		return nil, fmt.Errorf("policy mode %q: want %s, %s, %s or %s", c.Mode, Enforce, Warn, DryRun, Off)
+	modes, err := newModes(c.Mode, c.Modes)
+	if err != nil {
+		return nil, err
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = defaultTimeout
@@ -92,10 +91,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	}
 	e := &Engine{
 		c:      c,
+		modes:  modes,
 		evals:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 		memory: newMemory(),
 	}
-	var err error
 	if e.fixed, err = parseKillLines("kill", c.Kill); err != nil {
 		return nil, err
 	}
@@ -124,7 +123,7 @@ func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 	if reason, ok := s.kill.find("", in.Image.Aliases...); ok {
 		return e.killed(s, reason)
 	}
-	if e.c.Mode == Off {
+	if e.modes.strictest(in.Image.Registry, in.Image.Repository) == Off {
 		d := e.newDecision(s)
 		d.Allow = true
 		return d
@@ -139,7 +138,7 @@ func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 	case <-ctx.Done():
 	}
 	if ctx.Err() != nil {
-		return e.undecided(s, fmt.Errorf("the caller left: %w", context.Cause(ctx)))
+		return e.undecided(s, &in.Image, fmt.Errorf("the caller left: %w", context.Cause(ctx)))
 	}
 	// Others that waited for the same decision may have made it meanwhile.
 	if d, ok := e.memory.get(key, in.Now); ok {
@@ -148,7 +147,7 @@ func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 	d, err := e.decide(ctx, s, in)
 	until := in.Now.Add(maxAge)
 	if err != nil {
-		d, until = e.undecided(s, err), in.Now.Add(errorTTL)
+		d, until = e.undecided(s, &in.Image, err), in.Now.Add(errorTTL)
 		e.c.Log.ErrorContext(ctx, "policy could not decide", "digest", in.Image.Digest, "error", err)
 	}
 	if next, ok := s.waivers.nextExpiry(in.Now); ok && next.Before(until) {
@@ -177,14 +176,14 @@ func (e *Engine) decide(ctx context.Context, s *snapshot, in Input) (Decision, e
 	waived = append(waived, more...)
 	d.Warnings, more = waivers.violations(out.warnings)
 	d.Waived = append(append(d.Waived, waived...), more...)
-	d.Allow = len(d.Violations) == 0
+	e.modes.apply(&d, &in.Image)
 	return d, nil
 }
 
 func (e *Engine) newDecision(s *snapshot) Decision {
 	return Decision{
 		ID:         rand.Text(),
-		Mode:       e.c.Mode,
+		Mode:       Off,
 		Violations: []Violation{},
 		Warnings:   []Violation{},
 		Waived:     []Waived{},
@@ -204,13 +203,14 @@ func (e *Engine) killed(s *snapshot, reason string) Decision {
 		Message:     clip(msg, maxMessage),
 		Findings:    []string{},
 		Remediation: "Use another image, or ask who keeps the kill list.",
+		Mode:        Enforce,
 	}}
 	return d
 }
 
 // undecided returns the denial where policy could not decide. What exactly went wrong
 // is for the log: a client learns nothing of the policies' insides.
-func (e *Engine) undecided(s *snapshot, err error) Decision {
+func (e *Engine) undecided(s *snapshot, a *Image, err error) Decision {
 	d := e.newDecision(s)
 	d.Cause = scan.CausePolicyError
 	msg := "policy could not decide"
@@ -223,6 +223,7 @@ func (e *Engine) undecided(s *snapshot, err error) Decision {
 		Findings:    []string{},
 		Remediation: "Tell who keeps the policies; the gateway's log names file and line.",
 	}}
+	e.modes.apply(&d, a)
 	return d
 }
 
@@ -232,6 +233,6 @@ func (e *Engine) Killed(digests ...string) (reason string, killed bool) {
 	return e.current.Load().kill.find("", digests...)
 }
 
-// Revision names the content of the policies and waivers that decide now. Equal
+// Revision names the content of the policies, waivers and modes that decide now. Equal
 // content has the same revision in every process.
 func (e *Engine) Revision() string { return e.current.Load().revision }

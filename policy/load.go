@@ -134,8 +134,10 @@ func (e *Engine) load(ctx context.Context, f files) error {
 		err = nil
 	}
 	next.revision = next.program.revision
-	if next.waivers.revision != "" {
-		next.revision += "-" + next.waivers.revision
+	for _, r := range []string{next.waivers.revision, e.modes.revision()} {
+		if r != "" {
+			next.revision += "-" + r
+		}
 	}
 	state.loadedAt = e.c.Now().UTC()
 	e.tried, e.state = f.sums, state
@@ -189,7 +191,7 @@ func (e *Engine) Status() Status {
 	e.mu.Unlock()
 	s := e.current.Load()
 	st := Status{
-		Source: e.c.Dir, Mode: e.c.Mode, Revision: s.revision, LoadedAt: state.loadedAt,
+		Source: e.c.Dir, Mode: e.modes.standard, Revision: s.revision, LoadedAt: state.loadedAt,
 		Policies: len(s.program.packages), Killed: len(s.kill),
 		Expired: []string{}, Expiring: []string{},
 	}

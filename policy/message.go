@@ -32,12 +32,13 @@ func Message(d Decision, a Image, f []scan.Finding) string {
 	if d.Allow {
 		return ""
 	}
-	if len(d.Violations) == 0 {
+	if len(d.binding()) == 0 {
 		return clip("blocked by policy: "+word(a.Digest, 100)+" is denied", lineMax)
 	}
 	f = active(d, f)
-	v := d.Violations[0]
-	head := "blocked by policy " + policyNames(d.Violations) + ": "
+	vs := d.binding()
+	v := vs[0]
+	head := "blocked by policy " + policyNames(vs) + ": "
 	tail := ""
 	if v.Remediation != "" {
 		tail = ". " + word(v.Remediation, 110)
@@ -45,7 +46,7 @@ func Message(d Decision, a Image, f []scan.Finding) string {
 	room := lineMax - len(head) - len(tail)
 	body := word(strings.TrimRight(v.Message, ". "), room)
 	if len(v.Findings) > 0 {
-		body = findingsText(allFindings(d.Violations, f), f, room)
+		body = findingsText(allFindings(vs, f), f, room)
 	}
 	return clip(head+body+tail, lineMax)
 }
@@ -202,20 +203,19 @@ func detailFinding(f *scan.Finding) map[string]any {
 }
 
 // Warnings returns the value of a Warning header, `299 - "…"`: at most 4096 bytes
-// that are safe in a quoted string, or "" where there is nothing to say. In mode
-// Warn it tells what would be blocked; in DryRun and Off clients are told nothing.
+// that are safe in a quoted string, or "" where there is nothing to say. Of violations
+// in mode Warn it tells that they would block; of those in DryRun clients are told nothing.
 func Warnings(d Decision) string {
-	if d.Mode == DryRun || d.Mode == Off {
-		return ""
-	}
 	var parts []string
-	if d.Mode == Warn && !d.Allow {
-		for _, v := range d.Violations {
+	for _, v := range d.Violations {
+		if d.modeOf(v) == Warn {
 			parts = append(parts, "would be blocked by policy "+v.Policy+": "+v.Message)
 		}
 	}
 	for _, v := range d.Warnings {
-		parts = append(parts, v.Policy+": "+v.Message)
+		if m := d.modeOf(v); m == Enforce || m == Warn {
+			parts = append(parts, v.Policy+": "+v.Message)
+		}
 	}
 	if len(parts) == 0 {
 		return ""

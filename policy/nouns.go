@@ -105,6 +105,7 @@ type Violation struct {
 	Message     string   `json:"message"`
 	Findings    []string `json:"findings"`              // IDs, worst first, never null in JSON
 	Remediation string   `json:"remediation,omitempty"` // what to do, as an imperative sentence
+	Mode        Mode     `json:"mode,omitempty"`        // what becomes of it; only enforce blocks
 }
 
 // A Waived names a finding or violation that a waiver has set aside.
@@ -121,8 +122,8 @@ type Waived struct {
 // A Decision is an opinion about a caller and an image.
 type Decision struct {
 	ID         string      `json:"id"`
-	Allow      bool        `json:"allow"` // what the policies say, whatever the mode
-	Mode       Mode        `json:"mode"`
+	Allow      bool        `json:"allow"`           // what the policies say, whatever the mode
+	Mode       Mode        `json:"mode"`            // of the strictest violation; without one, the strictest there could have been
 	Cause      scan.Cause  `json:"cause,omitempty"` // policy_error where policy could not decide
 	Violations []Violation `json:"violations"`      // never null in JSON
 	Warnings   []Violation `json:"warnings"`        // never null in JSON

@@ -71,6 +71,13 @@ type Opinion struct {
 	Violations []policy.Violation `json:"violations"` // never null in JSON
 }
 
+// blocks reports whether a pull is refused by it.
+func (o Opinion) blocks() bool { return !o.Allow && o.Mode == policy.Enforce }
+
+// allowed reports whether the event is one for the better: nothing, or nothing that
+// blocks, is held against the image any more.
+func (e *Event) allowed() bool { return e.After.Allow || e.Before.blocks() && !e.After.blocks() }
+
 // A Puller is who asked for an image last, to about ten minutes.
 type Puller struct {
 	Caller string    `json:"caller"` // empty: anonymous

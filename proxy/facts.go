@@ -153,14 +153,14 @@ const decisionRefresh = time.Hour
 // only an allowance is spared by memory.
 func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, made policy.Decision) error {
 	note := "allow " + lastKey(caller, repo, d).String()
-	if made.Allow {
+	if !made.Blocks() {
 		written := g.noted.fresh(note, g.now(), decisionRefresh)
 		if g.noted.fresh(note+" "+made.Revision, g.now(), decisionRefresh) && written {
 			return nil
 		}
 	}
 	err := g.writeDecision(ctx, caller, repo, d, made)
-	if err != nil || !made.Allow {
+	if err != nil || made.Blocks() {
 		g.noted.forget(note)
 	}
 	return err
@@ -168,19 +168,19 @@ func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Rep
 
 func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, made policy.Decision) error {
 	key := lastKey(caller, repo, d)
-	if !made.Allow {
+	if made.Blocks() {
 		last, known, err := g.lastDecision(ctx, caller, repo, d)
 		if err != nil || known && !last.Allow && g.now().Sub(last.At) < decisionRefresh {
 			return err
 		}
 	}
-	b, err := json.Marshal(lastDecision{made.Allow, g.now(), made.Revision, firstExpiry(made.Waived)})
+	b, err := json.Marshal(lastDecision{!made.Blocks(), g.now(), made.Revision, firstExpiry(made.Waived)})
 	if err != nil {
 		return err
 	}
 	writes, wctx := errgroup.WithContext(ctx)
 	writes.Go(func() error { return g.Store.Put(wctx, key, b, g.Gate.RelationTTL) })
-	if made.Allow {
+	if !made.Blocks() {
 		writes.Go(func() error {
 			return g.putJSON(wctx, cache.Name(kindHistory, repo.String(), d.String()), fieldLastAllowed, g.now())
 		})

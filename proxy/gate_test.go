@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -192,6 +193,44 @@ func TestModes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A policy has a mode of its own in some repositories: what is only warned of there is
+// served, and still held until it is known that nothing else is wrong with it.
+func TestModeOfAPolicy(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, func(_ *lab, c *policy.Config) {
+		c.Modes = []policy.ModeRule{{Policy: "known_*", Repository: "acme/dev/**", Mode: policy.Warn}, {Policy: "critical_fix_overdue", Repository: "acme/dev/*", Mode: policy.DryRun}, {Policy: "*", Repository: "acme/free", Mode: policy.Off}, {Policy: "scan_failed", Mode: policy.DryRun}}
+	})
+	img := l.push("acme/dev/app", "bad", 100_000)
+	l.engine.condemn(img.digest)
+	l.engine.hold()
+	held := l.get("GET", blobPath("acme/dev/app", img.layers[0]), 300*time.Millisecond)
+	if digest.FromBytes(held.body) == img.layers[0].Digest {
+		t.Error("the layer was served whole before it was decided")
+	}
+	l.engine.release()
+	r := l.want(200, "", "GET", manifestPath("acme/dev/app", "bad"))
+	if w := r.header.Get("Warning"); !strings.Contains(w, "would be blocked by policy known_exploited") || strings.Contains(w, "fix_overdue") {
+		t.Errorf("Warning: %q", w)
+	}
+	if r := l.want(200, "", "GET", blobPath("acme/dev/app", img.layers[0])); digest.FromBytes(r.body) != img.layers[0].Digest {
+		t.Error("the layer is not whole")
+	}
+	for repo, status := range map[string]int{"acme/app": 403, "acme/free": 200} {
+		l.pushed--
+		again := l.push(repo, "bad", 100_000)
+		l.engine.condemn(again.digest)
+		l.want(status, "", "GET", manifestPath(repo, "bad"))
+		l.want(status, "", "GET", blobPath(repo, again.layers[0]))
+	}
+	l.engine.fail(errors.New("a matcher's fault"))
+	l.engine.renew()
+	broken := l.push("acme/app", "broken", 1000)
+	if w := l.want(200, "", "GET", manifestPath("acme/app", "broken")).header.Get("Warning"); w != "" {
+		t.Errorf("Warning of a dry run: %q", w)
+	}
+	l.want(200, "", "GET", blobPath("acme/app", broken.layers[0]))
 }
 
 // An index passes while a runnable child is allowed or none is decided; else it is

@@ -219,7 +219,7 @@ func (w *walk) compare(ctx context.Context, p lastPull, m *manifest, before, aft
 		return false, ctx.Err()
 	case now.Cause == scan.CausePolicyError || then.Cause == scan.CausePolicyError:
 		return false, nil
-	case now.Allow == then.Allow:
+	case now.Allow == then.Allow && now.Blocks() == then.Blocks():
 		return true, nil
 	}
 	e := &Event{
@@ -230,7 +230,7 @@ func (w *walk) compare(ctx context.Context, p lastPull, m *manifest, before, aft
 		After:    Opinion{now.Allow, now.Mode, after.Scan.Cause, after.Scan.Database, now.Violations},
 		LastPull: Puller{p.Caller, p.At},
 	}
-	if now.Allow {
+	if e.allowed() {
 		e.Advisories = culprits(then.Violations, before.Findings, after.Findings, "gone")
 	} else {
 		e.Advisories = culprits(now.Violations, after.Findings, before.Findings, "new")
@@ -252,7 +252,7 @@ func (g *Gateway) tell(ctx context.Context, e *Event) error {
 		ids = append(ids, a.ID+" in "+a.Package+" "+a.Version)
 	}
 	attrs := []any{"image", e.Image.Reference, "tags", e.Image.Tags, "advisories", ids, "last_caller", e.LastPull.Caller, "last_pull", e.LastPull.Time, "mode", e.After.Mode, "event", e.ID}
-	if e.After.Allow {
+	if e.allowed() {
 		g.progress(func(r *Reevaluation) { r.Allowed++ })
 		g.Metrics.turned.WithLabelValues("allowed").Inc()
 		g.Log.Info("an image that was denied is allowed by the new vulnerability database", attrs...)

@@ -200,14 +200,18 @@ func layerLimits(c configs.Limits) layer.Limits {
 	return l
 }
 
-// openPolicy opens the policies of every upstream. Waivers, kill list and mode are the
-// same for all.
+// openPolicy opens the policies of every upstream. Waivers, kill list and modes are
+// the same for all.
 func (h *house) openPolicy(ctx context.Context) (err error) {
 	c := h.config.Policy
+	var modes []policy.ModeRule
+	for _, r := range h.config.Gate.Modes {
+		modes = append(modes, policy.ModeRule{Policy: r.Policy, Upstream: r.Upstream, Repository: r.Repository, Mode: policy.Mode(r.Mode)})
+	}
 	h.policies = map[string]*policy.Engine{}
 	for _, dir := range h.policyDirs() {
 		h.policies[dir], err = policy.Open(ctx, policy.Config{
-			Dir: dir, Mode: policy.Mode(h.config.Gate.Mode), WaiverFile: c.WaiverFile, KillFile: c.KillFile, Log: h.log.With("policies", cmp.Or(dir, "built in")),
+			Dir: dir, Mode: policy.Mode(h.config.Gate.Mode), Modes: modes, WaiverFile: c.WaiverFile, KillFile: c.KillFile, Log: h.log.With("policies", cmp.Or(dir, "built in")),
 		})
 		if err != nil {
 			return fmt.Errorf("%s: %w", h.policyKeys(dir), err)
