@@ -25,3 +25,14 @@ func raisedBy(e *layer.LimitError) string {
 	}
 	return ""
 }
+
+// ofImage returns a bound that all layers of an image share, 0 for one of a layer.
+func (s *Scanner) ofImage(e *layer.LimitError) int64 {
+	switch e.What {
+	case "uncompressed bytes of the image":
+		return s.imageBytes()
+	case "entries of the image":
+		return s.imageEntries()
+	}
+	return 0
+}

@@ -277,6 +277,8 @@ func (sc *Scan) guardFailed(i int, err error) error {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	switch name := short(sc.img.Layers[i].Digest); {
+	case errors.As(err, &limit) && sc.s.ofImage(limit) > 0: // what was left of it when the layer began says little
+		sc.refuse(KindImageLimit, i, "layer %d (%s) takes the image past a bound%s: more than %d %s", i, name, raisedBy(limit), sc.s.ofImage(limit), limit.What)
 	case errors.As(err, &limit):
 		sc.refuse(KindLayerLimit, i, "layer %d (%s) is past a bound%s: %v", i, name, raisedBy(limit), err)
 	case errors.As(err, &format) && unreadable(sc.img.Layers[i].MediaType):

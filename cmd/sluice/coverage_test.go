@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"database/sql"
@@ -78,6 +79,13 @@ func content() []gap {
 	refused := func(name string, image func() hostile.Image, kind, says string) gap {
 		return gap{name: name, image: image, state: failed, cause: cause, kind: kind, says: says}
 	}
+	past := func(name, says string, set func(*layer.Limits)) gap {
+		return gap{name: name, image: with("a", strings.Repeat("zeros", 4096)), state: limit, cause: scan.CauseScanLimit, kind: scan.KindLayerLimit, says: says,
+			fault: func(_ *testing.T, h *house) {
+				h.scanner.Limits = layer.DefaultLimits()
+				set(&h.scanner.Limits)
+			}}
+	}
 	return []gap{
 		system("a distribution that nobody knows", "ID=plan9\nVERSION_ID=4\n", scan.KindDistroUnknown, "plan9"),
 		system("a version that the database lacks", "ID=debian\nVERSION_ID=\"3\"\nVERSION_CODENAME=woody\n", scan.KindDistroUnknown, "debian 3", "var/lib/dpkg/status", status),
@@ -87,6 +95,10 @@ func content() []gap {
 
 		unread("an apk database with a bad line", hostile.Installed, apks+"P:x\nV:1\na line without a field\n\n", hostile.Installed),
 		unread("an apk database that excuses itself", hostile.Installed, apks+"P:x\nV:1\nno package identified in archive\n\n", hostile.Installed),
+		unread("a dpkg status cut short", "var/lib/dpkg/status", status+"Package: openssl\nStatus: install ok installed\nVersion: 3.", "/var/lib/dpkg/status"),
+		unread("a package that dpkg shall remove and has not", "var/lib/dpkg/status", strings.Replace(status, "install ok", "deinstall ok", 1), "bash 5.2-1 is installed"),
+		unread("an apk database cut short", hostile.Installed, apks+"P:openssl\n", "openssl"),
+		unread("a jar within a jar that is cut short", "opt/app.jar", jar("lib/inner.jar", "PK\x03\x04 and no more"), "lib/inner.jar"),
 		unread("a dpkg status of zeros", "var/lib/dpkg/status", strings.Repeat("\x00", 4096), "dpkg"),
 		unread("an rpm database of junk", "var/lib/rpm/rpmdb.sqlite", "no database", "rpm"),
 		unread("a jar without a directory", "opt/app.jar", "PK\x03\x04 and no more", "opt/app.jar"),
@@ -111,6 +123,12 @@ func content() []gap {
 			}},
 		{name: "more bytes than an image may have", image: with("a", "b"), state: limit, cause: scan.CauseScanLimit, kind: scan.KindImageLimit, says: "more than 4096",
 			fault: func(_ *testing.T, h *house) { h.scanner.ImageBytes = 4096 }},
+		{name: "more entries than an image may have", image: with("a", "", "b", ""), state: limit, cause: scan.CauseScanLimit, kind: scan.KindImageLimit, says: "more than 2 entries of the image",
+			fault: func(_ *testing.T, h *house) { h.scanner.ImageEntries = 2 }},
+		past("more bytes than a layer may unpack to", "uncompressed bytes", func(l *layer.Limits) { l.Uncompressed = 4096 }),
+		past("more compressed bytes than a layer may have", "compressed bytes", func(l *layer.Limits) { l.Compressed = 16 }),
+		past("a ratio that no honest layer has", "for each compressed one", func(l *layer.Limits) { l.Ratio, l.RatioAfter = 2, 1024 }),
+		past("a layer that takes too long", "past a bound", func(l *layer.Limits) { l.Time = time.Nanosecond }),
 	}
 }
 
@@ -167,9 +185,37 @@ func faults() []gap {
 		database("a database whose index points nowhere", "vulnerability database", func(t *testing.T, file string) { execute(t, file, "DROP TABLE blobs") }),
 		{name: "a catalogue that takes too long", state: scan.Failed, cause: scan.CauseScanFailed, kind: scan.KindCatalogueTimeout, says: "longer than it may",
 			fault: func(_ *testing.T, h *house) { h.scanner.Timeout = time.Microsecond }},
+		{name: "a match that takes too long", state: scan.Failed, cause: scan.CauseScanFailed, kind: scan.KindMatchTimeout, says: "longer than it may",
+			fault: func(t *testing.T, h *house) {
+				database := h.scanner.Database
+				t.Cleanup(func() { h.scanner.Database = database })
+				h.scanner.Database = func(ctx context.Context) (scan.Database, error) {
+					h.scanner.Timeout = time.Microsecond // the catalogue is done
+					return database(ctx)
+				}
+			}},
 		{name: "no worker", state: scan.Failed, cause: scan.CauseScanFailed, kind: scan.KindCatalogueFailed, says: "catalogue its packages",
 			fault: func(t *testing.T, h *house) { must(t, h.workers.Close()) }},
 	}
+}
+
+// jar is an archive of one file.
+func jar(name, body string) string {
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, f := range [][2]string{{"META-INF/MANIFEST.MF", "Implementation-Title: app\r\nImplementation-Version: 1.0\r\n\r\n"}, {name, body}} {
+		e, err := w.Create(f[0])
+		if err == nil {
+			_, err = e.Write([]byte(f[1]))
+		}
+		if err != nil {
+			panic(err) // of a buffer
+		}
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return b.String()
 }
 
 func must(t *testing.T, err error) {
@@ -195,8 +241,8 @@ func TestGaps(t *testing.T) {
 	h := hostileHouse(t)
 	for _, g := range content() {
 		t.Run(g.name, func(t *testing.T) {
-			limits, most := h.scanner.Limits, h.scanner.ImageBytes
-			defer func() { h.scanner.Limits, h.scanner.ImageBytes = limits, most }()
+			limits, bytes, entries := h.scanner.Limits, h.scanner.ImageBytes, h.scanner.ImageEntries
+			defer func() { h.scanner.Limits, h.scanner.ImageBytes, h.scanner.ImageEntries = limits, bytes, entries }()
 			g.hold(t, h)
 		})
 	}

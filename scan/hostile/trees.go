@@ -24,6 +24,11 @@ func trees() []Case {
 		tarred("a whiteout below a link of a lower layer", partial, "ambiguous_layout", func(t *Tar) { t.File("bin/.wh.sh", "") }),
 		tarred("an entry below a link, whose directory comes late", partial, "ambiguous_layout", func(t *Tar) { t.File("bin/f", "").Dir("bin/") }),
 		tarred("twice below a link, whose directory comes in between", partial, "ambiguous_layout", func(t *Tar) { t.File("bin/f", "").Dir("bin/").File("bin/f", "") }),
+		tarred("a link, then its directory", partial, "ambiguous_layout", func(t *Tar) { t.Symlink("lib", "/tmp").Dir("lib/") }),
+		layered("an entry below /var/run, where /run leads to the database", partial, "ambiguous_layout",
+			run().Symlink("run", "lib/apk/db"), new(Tar).File("var/run/installed", old)),
+		layered("an entry below /var/run, of which a later layer hides one name", partial, "ambiguous_layout",
+			run(), new(Tar).File("var/run/app/package.json", "{}"), new(Tar).Dir("var/").File("var/.wh.run", "")),
 		tarred("an attribute of overlay file systems", partial, "ambiguous_layout", func(t *Tar) {
 			t.Dir("hidden/").File("hidden/installed", old)
 			t.Pax('x', "SCHILY.xattr.trusted.overlay.redirect=/hidden").Dir("lib/apk/db/")
@@ -35,6 +40,19 @@ func trees() []Case {
 		tarred("a file and its whiteout", partial, "ambiguous_whiteout", func(t *Tar) { t.File(Installed, old).File("lib/apk/db/.wh.installed", "") }),
 		tarred("a hidden directory, after what is in it", partial, "ambiguous_whiteout", func(t *Tar) { t.File("etc/a/f", "").File("etc/.wh..wh..opq", "") }),
 	}
+}
+
+// run begins a layer with the link that most base images have.
+func run() *Tar { return new(Tar).Dir("var/").Symlink("var/run", "/run") }
+
+// layered is a case of some tars above the base.
+func layered(name, want, says string, tars ...*Tar) Case {
+	return Case{Name: name, Want: []string{want}, Says: says, Layers: func() (out []Layer) {
+		for _, t := range tars {
+			out = append(out, zipped(t.End()))
+		}
+		return out
+	}}
 }
 
 // sound is what runtimes read in one way, however odd, and a scanner must read like them.
@@ -74,9 +92,6 @@ func sound() []Case {
 		with("a file twice, the second old", "the last entry counts", glibc, tar(func(t *Tar) { t.File(Installed, fixed).File("./"+Installed, old) })),
 		with("a file twice, the second fixed", "the last entry counts", "", tar(func(t *Tar) { t.File("/"+Installed, old).File(Installed, fixed) })),
 		with("a link, then the file", "the last entry counts", glibc, tar(func(t *Tar) { t.Symlink(Installed, "/dev/null").File(Installed, old) })),
-		with("a link, then its directory", "the last entry counts", glibc, tar(func(t *Tar) {
-			t.Symlink("lib", "/tmp").Dir("lib/").Dir("lib/apk/").Dir("lib/apk/db/").File(Installed, old)
-		})),
 		with("a hard link to the first of two", "a hard link keeps the file that it was made of", glibc, tar(func(t *Tar) {
 			t.Dir("x/").File("x/f", old).Dir("lib/").Dir("lib/apk/").Dir("lib/apk/db/").Link(Installed, "x/f").File("x/f", fixed)
 		})),

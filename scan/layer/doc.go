@@ -38,8 +38,8 @@
 // below a name that begins like one. Overlay file systems ignore that a root is opaque,
 // and take extended attributes of their own for orders. So the guard keeps book of
 // every path as it stands at each entry, and tells where the two go apart. That was
-// found by unpacking and reading random layers, and is tested so: see FuzzLayout in
-// package sbom, where also is told what only several layers together bring about.
+// found by unpacking and reading random layers, and is tested so: see FuzzLayout and
+// FuzzNames in package sbom, where also is told what only several layers together bring about.
 //
 // What begins with zeros and goes on is no readable tar. A file system image such as
 // EROFS does; as a tar it would be an empty one, with something behind its end.

@@ -8,7 +8,7 @@ import (
 
 // Version names the rules of this package. It belongs in the key under which a
 // Result is remembered: a newer guard looks again at what an older one passed.
-const Version = "2"
+const Version = "3"
 
 // A Format is how a layer is compressed, as its first bytes tell.
 type Format string

@@ -141,8 +141,11 @@ func (w *walker) place(hdr *tar.Header, name string) {
 	switch {
 	case isDir && m&implied != 0:
 		m = m&^implied | directory | late
-	case isDir:
+	case isDir && m&other != 0:
+		w.p.note(AmbiguousLayout, hdr.Name, "is a directory, and was something else before in this layer: some runtimes lose what lower layers have in it, some don't")
 		m = m&^other | directory
+	case isDir:
+		m |= directory
 	case m&(directory|implied) != 0 && m&filled != 0:
 		w.p.note(AmbiguousLayout, hdr.Name, "replaces a directory that this layer has put something into: runtimes remove it, scanners don't")
 	case m&other != 0 && w.book.above(name, late):
@@ -201,7 +204,7 @@ func (w *walker) attributes(hdr *tar.Header) {
 
 // overlayAttribute reports whether overlay file systems keep their own state under name.
 func overlayAttribute(name string) bool {
-	for _, prefix := range []string{"trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "trusted.fuseoverlayfs."} {
+	for _, prefix := range []string{"trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "trusted.fuseoverlayfs.", "user.containers.override_stat"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

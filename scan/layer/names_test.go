@@ -24,7 +24,7 @@ func TestLayout(t *testing.T) {
 		"deep below a link":                 {func(b *hostile.Tar) { b.Symlink("l", "d").File("l/a/b/f", "") }, []string{AmbiguousLayout}},
 		"a whiteout below a link":           {func(b *hostile.Tar) { b.Symlink("l", "d").File("l/.wh.f", "") }, []string{AmbiguousLayout}},
 		"a hidden directory that is a link": {func(b *hostile.Tar) { b.Symlink("l", "d").File("l/.wh..wh..opq", "") }, []string{AmbiguousLayout}},
-		"a directory in place of a link":    {func(b *hostile.Tar) { b.Symlink("l", "d").Dir("l/").File("l/f", "") }, nil},
+		"a directory in place of a link":    {func(b *hostile.Tar) { b.Symlink("l", "d").Dir("l/").File("l/f", "") }, []string{AmbiguousLayout}},
 		"below a device":                    {func(b *hostile.Tar) { b.Entry(header("n", '3'), "").File("n/f", "") }, []string{AmbiguousLayout}},
 		"a link in place of what is in it":  {func(b *hostile.Tar) { b.File("d/f", "").Symlink("d", "e") }, []string{AmbiguousLayout}},
 		"a file in place of what is in it":  {func(b *hostile.Tar) { b.Dir("d").File("d/f", "").File("d", "") }, []string{AmbiguousLayout}},
@@ -49,7 +49,11 @@ func TestLayout(t *testing.T) {
 		"modes as Java writes them": {func(b *hostile.Tar) {
 			b.Entry(withMode("f", '0', "0100644"), "").Entry(withMode("d/", '5', "0040755"), "").Entry(withMode("l", '2', "0100644"), "")
 		}, nil},
-		"an overlay's attribute": {func(b *hostile.Tar) { b.Pax('x', "SCHILY.xattr.user.overlay.opaque=y").Dir("d/") }, []string{AmbiguousLayout}},
+		"a type in an attribute": {func(b *hostile.Tar) {
+			b.Pax('x', "SCHILY.xattr.user.containers.override_stat=0:0:0755:symlink").File("d", "e")
+		}, []string{AmbiguousLayout}},
+		"a directory in place of a file": {func(b *hostile.Tar) { b.File("d", "").Dir("d/") }, []string{AmbiguousLayout}},
+		"an overlay's attribute":         {func(b *hostile.Tar) { b.Pax('x', "SCHILY.xattr.user.overlay.opaque=y").Dir("d/") }, []string{AmbiguousLayout}},
 		"other attributes": {func(b *hostile.Tar) {
 			b.Pax('x', "SCHILY.xattr.user.overlaid=y", "SCHILY.xattr.security.capability=x").File("f", "")
 		}, nil},

@@ -35,7 +35,7 @@
 // What a catalogue says is the bytes that syft alone would say, by shorter ways to them,
 // which tests hold together byte by byte. Of the image of a Debian with 550 packages,
 // syft alone takes 2.5 CPU seconds; these ways make it 1.3, and 0.5 where all but a
-// small layer was catalogued before:
+// small layer was catalogued before, and half a second less where it was indexed, too:
 //   - a pattern of names is compared with the names that begin as it does, not with all
 //     of the image (basenames);
 //   - what was searched for once in an image is not searched for again (searches);
@@ -52,6 +52,13 @@
 // This rests on diff IDs that are true: Scan gives a session no layer whose bytes have
 // another than the config claims.
 //
+// Layers are indexed one by one, and put together here, so that images that share some
+// share their indexes (shelf): stereoscope's Image.Read does the same with an index that
+// belongs to one image. What is kept is the index of one very file, not of a diff ID,
+// within a sixteenth of the process's memory. Its file is open for that long, so one that
+// the layer store has let go is forgotten with the next layer that is new. Windows images
+// are left to Image.Read, since a layer's index there depends on those below.
+//
 // Layers are kept whole, though cataloguers open but 2,100 of the 28,000 files of that
 // Debian, with 44 % of its bytes. Which they are is known only afterwards: it depends on
 // what other files say, and on what an image above adds. A rule that keeps all that may
@@ -60,4 +67,10 @@
 //
 // Cataloguers hide some errors of the file system that they look at. A resolver
 // around syft's own writes these down, and each is a Problem.
+//
+// They also pass over some of what they read. So what syft found is held against what
+// the image's own lists say: each package that a dpkg or apk database has as installed,
+// each Python package's metadata, and each archive within an archive has to be among it,
+// or to be sound and nobody's package (passedOver). What isn't is a Problem; the SBOM
+// stays as syft makes it. That takes 20 ms of a Debian's 2.5 s.
 package sbom

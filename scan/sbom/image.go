@@ -126,6 +126,11 @@ func (l *landing) wait() error {
 	}
 }
 
+// still returns the layer without its session, which it may outlive. It has landed.
+func (l *landing) still() *landing {
+	return &landing{ctx: context.Background(), mediaType: l.mediaType, diffID: l.diffID, landed: l.landed, path: l.path}
+}
+
 func (l *landing) MediaType() (types.MediaType, error) { return l.mediaType, nil }
 
 func (l *landing) DiffID() (v1.Hash, error) { return l.diffID, l.wait() }

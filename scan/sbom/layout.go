@@ -26,21 +26,17 @@ const maxLayouts = 20
 // overlayfs and native snapshotters, 2.x; see also stereoscope's filetree.Merge.)
 func ambiguities(layers []*image.Layer, p *picture) []scan.Problem {
 	var out []scan.Problem
+	unsaid := make([][]file.Path, len(layers))
+	for i, l := range layers {
+		unsaid[i] = unsaidOf(l)
+	}
 	for i := 1; i < len(layers); i++ {
-		t := layers[i].Tree.TreeReader()
-		root, ok := t.Node(filenode.IDByPath("/")).(*filenode.FileNode)
-		if !ok {
-			continue
-		}
-		d := &directories{children: t.Children}
-		d.visit(root)
-		slices.Sort(d.unsaid)
-		for _, dir := range d.unsaid {
+		for _, dir := range unsaid[i] {
 			if len(out) == maxLayouts {
 				return out
 			}
 			below := beneath(layers[:i], dir)
-			if below == nil || below.IsLink() && toRun(dir, below) {
+			if below == nil || dir == varRun && toRun(below) && sameInRun(layers, unsaid, i) {
 				continue
 			}
 			out = append(out, scan.Problem{Kind: layer.AmbiguousLayout, Layer: p.img.Layers[i].Digest, Path: clean(string(dir), 1024), Detail: fmt.Sprintf(
@@ -49,6 +45,20 @@ func ambiguities(layers []*image.Layer, p *picture) []scan.Problem {
 		}
 	}
 	return out
+}
+
+// unsaidOf returns the directories of a layer that have no entry, or one that came after
+// something in them, sorted.
+func unsaidOf(l *image.Layer) []file.Path {
+	t := l.Tree.TreeReader()
+	root, ok := t.Node(filenode.IDByPath("/")).(*filenode.FileNode)
+	if !ok {
+		return nil
+	}
+	d := &directories{children: t.Children}
+	d.visit(root)
+	slices.Sort(d.unsaid)
+	return d.unsaid
 }
 
 // directories finds those of a layer's tree that have no entry, or one that came after
@@ -114,9 +124,34 @@ func at(l *image.Layer, p file.Path) *filenode.FileNode {
 	return n
 }
 
-// toRun reports whether a link is /var/run to /run, which is in most base images. What
-// tools such as ko put there without an entry for the directory is seen by every
-// cataloguer under the one name as it were under the other: none looks for either.
-func toRun(p file.Path, n *filenode.FileNode) bool {
-	return p == "/var/run" && (n.LinkPath == "/run" || strings.TrimSuffix(string(n.LinkPath), "/") == "../run")
+// varRun is a link to /run in most base images, and tools such as ko put things below
+// it without an entry for the directory. Each cataloguer sees these under the one name as
+// it would under the other: none looks for either.
+const varRun = "/var/run"
+
+// toRun reports whether the link at varRun leads to /run.
+func toRun(n *filenode.FileNode) bool {
+	return n.IsLink() && (n.LinkPath == "/run" || strings.TrimSuffix(string(n.LinkPath), "/") == "../run")
+}
+
+// sameInRun reports whether what the layers from i on put below varRun is, for a runtime
+// that follows the link, in /run under the same names to the end. It is not where a link
+// in /run leads on from there, nor where a layer above undoes for the one name what it
+// leaves under the other.
+func sameInRun(layers []*image.Layer, unsaid [][]file.Path, i int) bool {
+	for j, l := range layers[i:] {
+		if at(l, "/run") != nil || removes(l, "/run") || removes(l, varRun) {
+			return false
+		}
+		if n := at(l, varRun); n != nil && n.Reference != nil {
+			return false
+		}
+		for _, dir := range unsaid[i+j] {
+			in, ok := strings.CutPrefix(string(dir), varRun)
+			if ok && (in == "" || in[0] == '/') && beneath(layers[:i], file.Path("/run"+in)) != nil {
+				return false
+			}
+		}
+	}
+	return true
 }

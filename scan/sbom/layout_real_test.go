@@ -178,6 +178,8 @@ func unpacked(t *testing.T, root string) tree {
 		case rel == "", d.Type()&fs.ModeCharDevice != 0: // the latter is a whiteout of nothing
 		case d.IsDir():
 			out[rel] = "directory"
+		case d.Type()&(fs.ModeDevice|fs.ModeNamedPipe) != 0:
+			out[rel] = "device"
 		case d.Type()&fs.ModeSymlink != 0:
 			var target string
 			target, err = os.Readlink(p)
@@ -204,6 +206,9 @@ func scanned(t *testing.T, img *image.Image) tree {
 		case n.RealPath == "/":
 		case n.FileType == file.TypeDirectory:
 			out[string(n.RealPath)] = "directory"
+		case isDevice(img, n, file.TypeCharacterDevice): // perhaps a whiteout
+		case isDevice(img, n, file.TypeBlockDevice, file.TypeFIFO):
+			out[string(n.RealPath)] = "device"
 		case n.FileType == file.TypeSymLink:
 			out[string(n.RealPath)] = "link " + string(n.LinkPath)
 		default:
@@ -220,4 +225,14 @@ func scanned(t *testing.T, img *image.Image) tree {
 		}
 	}
 	return out
+}
+
+// isDevice reports whether the entry of n is of one of the types: in a tree, all these
+// are regular files.
+func isDevice(img *image.Image, n *filenode.FileNode, types ...file.Type) bool {
+	if n.Reference == nil {
+		return false
+	}
+	e, err := img.FileCatalog.Get(*n.Reference)
+	return err == nil && slices.Contains(types, e.Type)
 }

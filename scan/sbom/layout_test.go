@@ -38,6 +38,11 @@ func TestAmbiguities(t *testing.T) {
 		"what it is in is a file by now":    {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("a/").Symlink("a/lib", "..") }, func(b *hostile.Tar) { b.File("a", "") }, func(b *hostile.Tar) { b.Dir("a/").File("a/lib/f", "") }}, nil},
 		"nothing below":                     {[]func(*hostile.Tar){below, below}, nil},
 		"/var/run, as most base images are": {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("run/").Dir("var/").Symlink("var/run", "../run") }, func(b *hostile.Tar) { b.File("var/run/ko/f", "") }}, nil},
+		"/var/run, where /run leads on":     {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Symlink("run", "lib").Dir("var/").Symlink("var/run", "../run") }, func(b *hostile.Tar) { b.File("var/run/f", "") }}, []string{"/var/run"}},
+		"/var/run, where a link in it does": {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("run/").Symlink("run/d", "/lib").Dir("var/").Symlink("var/run", "../run") }, func(b *hostile.Tar) { b.File("var/run/d/f", "") }}, []string{"/var/run"}},
+		"/var/run, removed again":           {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("var/").Symlink("var/run", "/run") }, func(b *hostile.Tar) { b.File("var/run/f", "") }, func(b *hostile.Tar) { b.Dir("var/").File("var/.wh.run", "") }}, []string{"/var/run"}},
+		"/var/run, a link again":            {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("var/").Symlink("var/run", "/run") }, func(b *hostile.Tar) { b.File("var/run/f", "") }, func(b *hostile.Tar) { b.Dir("var/").Symlink("var/run", "/run") }}, []string{"/var/run"}},
+		"/var/run, and its directory late":  {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("var/").Symlink("var/run", "/run") }, func(b *hostile.Tar) { b.File("var/run/f", "").Dir("var/run/") }}, []string{"/var/run"}},
 		"/var/run to somewhere else":        {[]func(*hostile.Tar){func(b *hostile.Tar) { b.Dir("var/").Symlink("var/run", "lib") }, func(b *hostile.Tar) { b.File("var/run/dpkg/status", "") }}, []string{"/var/run"}},
 	}
 	for name, tt := range tests {

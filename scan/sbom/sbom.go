@@ -34,8 +34,9 @@ type Cataloguer struct {
 	slots    chan struct{}
 	err      error
 
-	memo memo
-	work sync.WaitGroup // sessions that still hold files
+	memo  memo
+	shelf shelf
+	work  sync.WaitGroup // sessions that still hold files
 }
 
 // Warm builds what every catalogue needs, once. Begin does it where it wasn't done.
@@ -132,9 +133,9 @@ func (c *Cataloguer) catalogue(ctx context.Context, p *picture, dir string) (_ *
 	var steps scan.Timeline
 	ctx = steps.Context(ctx)
 	end := scan.Timed(ctx, scan.StepIndex)
-	img := image.New(p, nil, dir, image.WithManifest(p.img.Manifest), image.WithConfig(p.img.Config))
-	defer img.Cleanup() //nolint:errcheck // closes files that were only read
-	if err := img.Read(c.readContext(ctx)); err != nil {
+	img, release, err := c.read(ctx, p, dir)
+	defer release()
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -254,7 +255,7 @@ func encode(found *syftsbom.SBOM, p *picture, seen *errorList) (*scan.SBOM, erro
 	out := &scan.SBOM{
 		JSON:     buf.Bytes(),
 		Packages: found.Artifacts.Packages.PackageCount(),
-		Problems: problems(unexcused(believed(found), p.files), seen.all(), layers),
+		Problems: problems(merged(unexcused(believed(found), p.files), passedOver(found, p.files)), seen.all(), layers),
 	}
 	if d := found.Artifacts.LinuxDistribution; d != nil {
 		out.Distro, out.DistroVer = clean(d.ID, 100), clean(d.VersionID, 100)

@@ -34,11 +34,11 @@ var distroTypes = []syftpkg.Type{syftpkg.ApkPkg, syftpkg.DebPkg, syftpkg.RpmPkg,
 // another type, in an image that says it is this distribution, is matched with data that
 // know nothing of it. Distributions that are not listed are believed.
 var packaging = map[distro.Type]syftpkg.Type{
-	distro.Alpine: syftpkg.ApkPkg, distro.Wolfi: syftpkg.ApkPkg, distro.Chainguard: syftpkg.ApkPkg, distro.MinimOS: syftpkg.ApkPkg, distro.PostmarketOS: syftpkg.ApkPkg,
+	distro.Alpine: syftpkg.ApkPkg, distro.Wolfi: syftpkg.ApkPkg, distro.Chainguard: syftpkg.ApkPkg, distro.MinimOS: syftpkg.ApkPkg, distro.PostmarketOS: syftpkg.ApkPkg, distro.SecureOS: syftpkg.ApkPkg,
 	distro.Debian: syftpkg.DebPkg, distro.Ubuntu: syftpkg.DebPkg, distro.Raspbian: syftpkg.DebPkg, distro.Echo: syftpkg.DebPkg,
 	distro.RedHat: syftpkg.RpmPkg, distro.CentOS: syftpkg.RpmPkg, distro.Fedora: syftpkg.RpmPkg, distro.AmazonLinux: syftpkg.RpmPkg,
 	distro.OracleLinux: syftpkg.RpmPkg, distro.OpenSuseLeap: syftpkg.RpmPkg, distro.SLES: syftpkg.RpmPkg, distro.Photon: syftpkg.RpmPkg,
-	distro.Mariner: syftpkg.RpmPkg, distro.Azure: syftpkg.RpmPkg, distro.RockyLinux: syftpkg.RpmPkg, distro.AlmaLinux: syftpkg.RpmPkg, distro.Scientific: syftpkg.RpmPkg,
+	distro.Mariner: syftpkg.RpmPkg, distro.Azure: syftpkg.RpmPkg, distro.RockyLinux: syftpkg.RpmPkg, distro.AlmaLinux: syftpkg.RpmPkg, distro.Scientific: syftpkg.RpmPkg, distro.Hummingbird: syftpkg.RpmPkg,
 	distro.ArchLinux: syftpkg.AlpmPkg, distro.Gentoo: syftpkg.PortagePkg,
 }
 
@@ -138,7 +138,7 @@ func (s *session) knows(d *distro.Distro) (bool, error) {
 	if d == nil {
 		return false, nil
 	}
-	key := fmt.Sprintf("%s/%s/%s", d.Type, d.Version, d.Codename)
+	key := fmt.Sprintf("%q", []string{d.Name(), d.Version, d.Codename}) // each a stranger's word: no two may have one key
 	k := &s.volume.known
 	k.mu.Lock()
 	known, ok := k.distros[key]

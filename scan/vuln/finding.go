@@ -255,9 +255,19 @@ func layerOf(p pkg.Package) digest.Digest {
 	return d
 }
 
+// semantic are the package types whose advisories speak of semantic versions. grype
+// knows no format of such a package's own version, and where it has none that can be
+// read, it compares what it finds of numbers and letters.
+var semantic = []syftpkg.Type{syftpkg.NpmPkg, syftpkg.RustPkg, syftpkg.DotnetPkg, syftpkg.PhpComposerPkg, syftpkg.HexPkg,
+	syftpkg.DartPubPkg, syftpkg.SwiftPkg, syftpkg.CocoapodsPkg}
+
 // readable reports whether the version of p can be compared in its own format.
 func readable(p pkg.Package) bool {
-	return version.New(p.Version, pkg.VersionFormat(p)).Validate() == nil
+	format := pkg.VersionFormat(p)
+	if format == version.UnknownFormat && slices.Contains(semantic, p.Type) {
+		format = version.SemanticFormat
+	}
+	return version.New(p.Version, format).Validate() == nil
 }
 
 // day formats a date, empty for none.

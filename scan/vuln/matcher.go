@@ -152,7 +152,7 @@ func read(name string) ([]pkg.Package, pkg.Context, *sbom.SBOM, error) {
 	if err != nil {
 		return nil, pkg.Context{}, nil, err
 	}
-	packages, about, doc, err := pkg.ProvideFromReader(bytes.NewReader(withoutFiles(b)), provision())
+	packages, about, doc, err := pkg.ProvideFromReader(bytes.NewReader(slim(b)), provision())
 	if err != nil {
 		return nil, pkg.Context{}, nil, fmt.Errorf("read SBOM: %w", err)
 	}

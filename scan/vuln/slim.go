@@ -2,19 +2,20 @@ package vuln
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strings"
 )
 
-// withoutFiles returns syft JSON without what a match takes nothing of: the list of
-// files, and the relationships that aren't between two packages, which grype passes
-// over. In the SBOM of a Debian they are half of the bytes, and decoding is what costs
-// the most in a match. A document that isn't written as syft writes it is returned as
-// it is: to tell what is wrong with it is up to the decoder.
-func withoutFiles(doc []byte) []byte {
+// slim returns syft JSON without what a match takes nothing of: the list of files, the
+// relationships that aren't between two packages, which grype passes over, and of each
+// package what thin removes. In the SBOM of a Debian that is most of the bytes, and
+// decoding is what costs the most in a match. A document that isn't written as syft writes
+// it is returned as it is: to tell what is wrong with it is up to the decoder.
+func slim(doc []byte) []byte {
 	parts, ok := members(doc)
-	relationships, files := parts["artifactRelationships"], parts["files"]
-	packages, ok2 := elements(parts["artifacts"].of(doc))
+	artifacts, relationships, files := parts["artifacts"], parts["artifactRelationships"], parts["files"]
+	packages, ok2 := elements(artifacts.of(doc))
 	related, ok3 := elements(relationships.of(doc))
 	if !ok || !ok2 || !ok3 || files.to == 0 {
 		return doc
@@ -27,30 +28,45 @@ func withoutFiles(doc []byte) []byte {
 		}
 		ids[string(id)] = true
 	}
-	kept := []byte{'['}
+	return replace(doc, map[span][]byte{
+		artifacts:     list(thin(packages)),
+		relationships: list(between(related, ids)),
+		files:         []byte("[]"),
+	})
+}
+
+// between returns the relationships of which both ends are named in ids, and those that
+// aren't written as syft writes them.
+func between(related [][]byte, ids map[string]bool) (kept [][]byte) {
 	for _, r := range related {
 		parent, rest, ok := quoted(r, `{"parent":`)
 		child, _, ok2 := quoted(rest, `,"child":`)
-		if ok && ok2 && !(ids[string(parent)] && ids[string(child)]) {
-			continue
+		if !ok || !ok2 || ids[string(parent)] && ids[string(child)] {
+			kept = append(kept, r)
 		}
-		if len(kept) > 1 {
-			kept = append(kept, ',')
-		}
-		kept = append(kept, r...)
 	}
-	kept = append(kept, ']')
-	none := []byte("[]")
-	if relationships.from < files.from {
-		return slices.Concat(doc[:relationships.from], kept, doc[relationships.to:files.from], none, doc[files.to:])
-	}
-	return slices.Concat(doc[:files.from], none, doc[files.to:relationships.from], kept, doc[relationships.to:])
+	return kept
 }
 
 // A span is a part of a document.
 type span struct{ from, to int }
 
 func (s span) of(doc []byte) []byte { return doc[s.from:s.to] }
+
+// replace returns doc with other values in some places, which don't overlap.
+func replace(doc []byte, with map[span][]byte) (out []byte) {
+	at := 0
+	for _, s := range slices.SortedFunc(maps.Keys(with), func(a, b span) int { return a.from - b.from }) {
+		out = append(append(out, doc[at:s.from]...), with[s]...)
+		at = s.to
+	}
+	return append(out, doc[at:]...)
+}
+
+// list returns a JSON array.
+func list(elements [][]byte) []byte {
+	return slices.Concat([]byte("["), bytes.Join(elements, []byte(",")), []byte("]"))
+}
 
 // members returns where the values of a JSON object stand, by their names. It is false
 // where there is no object, where a name comes twice, or where one is escaped.

@@ -12,7 +12,7 @@ import (
 )
 
 // heard is all that a match reads of an SBOM, as text: the packages in their order, and
-// those that they are related with.
+// those that they are related with. Their licences are for those who show them.
 func heard(t *testing.T, doc []byte) string {
 	t.Helper()
 	packages, about, _, err := pkg.ProvideFromReader(bytes.NewReader(doc), provision())
@@ -34,7 +34,7 @@ func heard(t *testing.T, doc []byte) string {
 				r.Related[string(kind)] = append(r.Related[string(kind)], string(o.ID))
 			}
 		}
-		r.Package.RelatedPackages, r.Package.Distro = nil, nil
+		r.Package.RelatedPackages, r.Package.Distro, r.Package.Licenses = nil, nil, nil
 		rows = append(rows, r)
 	}
 	b, err := json.MarshalIndent(rows, "", " ")
@@ -45,9 +45,9 @@ func heard(t *testing.T, doc []byte) string {
 	return string(b)
 }
 
-// TestWithoutFiles: what is decoded of an SBOM without its files is what is decoded of
-// all of it.
-func TestWithoutFiles(t *testing.T) {
+// TestSlim: what is decoded of a slim SBOM is what is decoded of all of it, also where
+// grype has to find out which package owns which.
+func TestSlim(t *testing.T) {
 	images := map[string]string{"owned by a distribution's package": catalogue(t, image(t, suppressedImage().layer(t)))}
 	for _, g := range goldens {
 		images[g.golden] = catalogue(t, realImage(t, g.image))
@@ -56,19 +56,21 @@ func TestWithoutFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			doc, err := os.ReadFile(file)
 			check(t, err)
-			slim := withoutFiles(doc)
-			if diff := cmp.Diff(heard(t, doc), heard(t, slim)); diff != "" {
-				t.Errorf("-whole +slim:\n%s", diff)
+			for _, doc := range [][]byte{doc, bytes.ReplaceAll(doc, []byte(`"type":"ownership-by-file-overlap"`), []byte(`"type":"dependency-of"`))} {
+				thinned := slim(doc)
+				if diff := cmp.Diff(heard(t, doc), heard(t, thinned)); diff != "" {
+					t.Errorf("-whole +slim:\n%s", diff)
+				}
+				if !json.Valid(thinned) || len(thinned) >= len(doc) {
+					t.Errorf("%d bytes of %d, valid: %t", len(thinned), len(doc), json.Valid(thinned))
+				}
+				t.Logf("%d bytes of %d", len(thinned), len(doc))
 			}
-			if !json.Valid(slim) || len(slim) >= len(doc) {
-				t.Errorf("%d bytes of %d, valid: %t", len(slim), len(doc), json.Valid(slim))
-			}
-			t.Logf("%d bytes of %d", len(slim), len(doc))
 		})
 	}
 }
 
-func TestWithoutFilesKeeps(t *testing.T) {
+func TestSlimKeeps(t *testing.T) {
 	const (
 		packages = `"artifacts":[{"id":"a","name":"x\",\"files\":[{\"","metadata":{"files":[1,"]}"],"artifactRelationships":[]}},{"id":"b"}]`
 		between  = `{"parent":"a","child":"b","type":"ownership-by-file-overlap","metadata":{"files":["/x"]}}`
@@ -78,9 +80,9 @@ func TestWithoutFilesKeeps(t *testing.T) {
 	object := func(parts ...string) string { return "{" + strings.Join(parts, ",") + "}" }
 	relationships := func(rs ...string) string { return `"artifactRelationships":[` + strings.Join(rs, ",") + `]` }
 	files := `"files":[{"id":"f","location":{"path":"/x\\"}}]`
-	slim := object(packages, relationships(between), `"files":[]`, rest)
+	want := object(packages, relationships(between), `"files":[]`, rest)
 	tests := []struct{ name, doc, want string }{
-		{"between packages", object(packages, relationships(toFile, between, toFile), files, rest), slim},
+		{"between packages", object(packages, relationships(toFile, between, toFile), files, rest), want},
 		{"files first", object(files, packages, relationships(between, toFile), rest), object(`"files":[]`, packages, relationships(between), rest)},
 		{"nothing related", object(packages, relationships(), files, rest), object(packages, relationships(), `"files":[]`, rest)},
 		{"only files", object(packages, relationships(toFile), files, rest), object(packages, relationships(), `"files":[]`, rest)},
@@ -100,30 +102,72 @@ func TestWithoutFilesKeeps(t *testing.T) {
 		tests = append(tests, struct{ name, doc, want string }{"as it is: " + doc, doc, doc})
 	}
 	for _, tt := range tests {
-		if got := string(withoutFiles([]byte(tt.doc))); got != tt.want {
+		if got := string(slim([]byte(tt.doc))); got != tt.want {
 			t.Errorf("%s:\n got %s\nwant %s", tt.name, got, tt.want)
 		}
 	}
 }
 
-// FuzzWithoutFiles: whatever the bytes are, what is left of a document is one, and
-// nothing of its packages is lost.
-func FuzzWithoutFiles(f *testing.F) {
+// TestThin: a package keeps the files that a package may lie at, and all of them where
+// that can't be told.
+func TestThin(t *testing.T) {
+	const (
+		lies  = `{"id":"p","locations":[{"path":"/usr/bin/p","layerID":"l"}],"licenses":[]}`
+		owned = `{"path":"/usr/bin/p","digest":{"value":"["}},{"path":"/a\u0026b"}`
+		other = `{"path":"/usr/bin/q","isConfigFile":false},`
+	)
+	deb := func(files, kind string) string {
+		return `{"id":"d","locations":[],"licenses":[],"metadataType":"` + kind + `","metadata":{"package":"d","files":[` + files + `]}}`
+	}
+	for _, tt := range []struct{ name, lies, of, want string }{
+		{"dpkg", lies, deb(other+owned, "dpkg-db-entry"), deb(owned, "dpkg-db-entry")},
+		{"rpm", lies, deb(other+owned, "rpm-db-entry"), deb(owned, "rpm-db-entry")},
+		{"apk", lies, deb(other+owned, "apk-db-entry"), deb(other+owned, "apk-db-entry")},
+		{"licences", lies, `{"id":"d","locations":[],"licenses":[{"value":"]"}]}`, `{"id":"d","locations":[],"licenses":[]}`},
+		{"nothing lies there", `{"locations":[]}`, deb(`{"path":"/usr/bin/p"}`, "dpkg-db-entry"), deb("", "dpkg-db-entry")},
+		{"escaped place", `{"locations":[{"path":"/a\u0026b"}]}`, deb(other+owned, "dpkg-db-entry"), deb(other+owned, "dpkg-db-entry")},
+		{"unknown place", `{"locations":[{"layerID":"l","path":"/usr/bin/p"}]}`, deb(other+owned, "dpkg-db-entry"), deb(other+owned, "dpkg-db-entry")},
+		{"file otherwise written", lies, deb(`{"size":1,"path":"/x"}`, "dpkg-db-entry"), deb(`{"size":1,"path":"/x"}`, "dpkg-db-entry")},
+		{"no list", lies, `{"id":"d","locations":[],"metadataType":"dpkg-db-entry","metadata":{"files":null}}`, `{"id":"d","locations":[],"metadataType":"dpkg-db-entry","metadata":{"files":null}}`},
+		{"no metadata", lies, `{"id":"d","locations":[],"metadataType":"dpkg-db-entry"}`, `{"id":"d","locations":[],"metadataType":"dpkg-db-entry"}`},
+	} {
+		got := thin([][]byte{[]byte(tt.lies), []byte(tt.of)})
+		if string(got[1]) != tt.want {
+			t.Errorf("%s:\n got %s\nwant %s", tt.name, got[1], tt.want)
+		}
+	}
+}
+
+// FuzzSlim: whatever the bytes are, what is left of a document is one, and nothing of its
+// packages is lost but licences and files.
+func FuzzSlim(f *testing.F) {
 	f.Add([]byte(`{"artifacts":[{"id":"a"}],"artifactRelationships":[{"parent":"a","child":"f"}],"files":[{"id":"f"}],"schema":{}}`))
+	f.Add([]byte(`{"artifacts":[{"id":"a","locations":[{"path":"/a"}],"licenses":[1],"metadataType":"dpkg-db-entry","metadata":{"files":[{"path":"/a"},{"path":"/b"}]}}],` +
+		`"artifactRelationships":[],"files":[]}`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		slim := withoutFiles(doc)
+		thinned := slim(doc)
 		if !json.Valid(doc) {
 			return
 		}
-		var want, got struct{ Artifacts, Source, Schema json.RawMessage }
+		type document struct {
+			Artifacts      []map[string]any
+			Source, Schema json.RawMessage
+		}
+		var want, got document
 		if json.Unmarshal(doc, &want) != nil {
 			return
 		}
-		if err := json.Unmarshal(slim, &got); err != nil {
-			t.Fatalf("%q became %q: %v", doc, slim, err)
+		if err := json.Unmarshal(thinned, &got); err != nil {
+			t.Fatalf("%q became %q: %v", doc, thinned, err)
+		}
+		for _, p := range append(want.Artifacts, got.Artifacts...) {
+			delete(p, "licenses")
+			if m, ok := p["metadata"].(map[string]any); ok {
+				delete(m, "files")
+			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%q became %q:\n%s", doc, slim, diff)
+			t.Errorf("%q became %q:\n%s", doc, thinned, diff)
 		}
 	})
 }

@@ -108,6 +108,8 @@ func (s *fakeSession) Catalogue(ctx context.Context) (*scan.SBOM, error) {
 		os.Symlink("/etc/passwd", filepath.Join(s.dir, "result-escape"))
 	case "environment":
 		out = os.Environ()
+	case "much":
+		return &scan.SBOM{JSON: make([]byte, maxResult+1)}, nil
 	}
 	return &scan.SBOM{JSON: []byte(strings.Join(out, "\n")), Packages: len(out), Distro: "wolfi", DistroVer: "1",
 		Problems: []scan.Problem{{Kind: "k", Detail: "d"}}}, nil
@@ -124,6 +126,8 @@ func (fakeMatcher) Match(ctx context.Context, sbomFile string, db scan.Database)
 		select {}
 	case "slow": // long enough to be killed meanwhile
 		time.Sleep(time.Second)
+	case "much":
+		return &scan.Matches{Findings: []scan.Finding{{ID: strings.Repeat("x", maxResult)}}}, nil
 	case "wait":
 		<-ctx.Done()
 		return &scan.Matches{}, nil // a matcher that takes an end for an empty answer

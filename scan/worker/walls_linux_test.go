@@ -178,8 +178,8 @@ func act(ref, dir string) (out []string, err error) {
 		}
 	case "fill": // one file
 		f, err := os.Create(filepath.Join(dir, "big"))
-		for err == nil {
-			f.Write(make([]byte, 1<<20)) // and nothing is said of an error
+		for b := make([]byte, 1<<20); err == nil; {
+			f.Write(b) // and nothing is said of an error
 		}
 		return nil, err
 	case "hide": // files without a name
