@@ -53,9 +53,8 @@ func TestAllButOneLayerIsLocal(t *testing.T) {
 // without a manifest request.
 func TestBlobsWithoutAManifestRequest(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
 	var clock clock
-	l.gateway.Now = clock.now
+	l := newLab(t, func(l *lab, _ *policy.Config) { l.gateway.Now = clock.now })
 	bad := l.push("acme/app", "bad", 400_000, 900)
 	l.engine.condemn(bad.digest)
 	for _, d := range bad.blobs() {
@@ -66,8 +65,7 @@ func TestBlobsWithoutAManifestRequest(t *testing.T) {
 	}
 	l.scanned(bad)
 	clock.add(29 * 24 * time.Hour)
-	next := l.another()
-	next.gateway.Now = clock.now
+	next := l.another(func(l *lab, _ *policy.Config) { l.gateway.Now = clock.now })
 	for _, l := range []*lab{l, next} {
 		for _, d := range bad.blobs() {
 			l.want(403, "CVE-2021-44228", "GET", blobPath("acme/app", d))
@@ -167,7 +165,7 @@ func TestHeadOnlyOfAnIndexWithANewDatabase(t *testing.T) {
 	bad := l.deny("acme/app", "", 1000)
 	l.index("acme/app", "multi", l.descriptor(bad, "amd64"))
 	slow := &slowMatch{Engine: l.engine, gate: make(chan struct{})}
-	l.gateway.Scanner.Engine = slow
+	l.scanner.replace(slow)
 	for range 3 {
 		l.engine.renew()
 		l.want(403, "", "HEAD", manifestPath("acme/app", "multi"))

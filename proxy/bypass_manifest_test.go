@@ -184,7 +184,7 @@ func TestDeniedByAnotherAlgorithm(t *testing.T) {
 	l.engine.condemn(long)
 	l.engine.release()
 	l.scanned(bad)
-	l.gateway.Scanner.Engine = &upgraded{l.engine} // else its SBOM tells at once
+	l.scanner.replace(&upgraded{l.engine}) // else its SBOM tells at once
 	l.engine.hold()
 	l.want(200, "", "GET", manifestPath("acme/app", long.String())) // pending
 	led := newLedger()

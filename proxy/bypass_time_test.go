@@ -29,12 +29,14 @@ func brief(c *clock) change {
 func TestMatchesThatFailProlongNothing(t *testing.T) {
 	t.Parallel()
 	var clock clock
-	l := newLab(t, func(l *lab, c *policy.Config) { l.gateway.Now, c.Now = clock.now, clock.now })
-	l.gateway.Gate.RetryAfter = time.Millisecond
+	l := newLab(t, func(l *lab, c *policy.Config) {
+		l.gateway.Now, c.Now = clock.now, clock.now
+		l.gateway.Gate.RetryAfter = time.Millisecond
+	})
 	img := l.allow("acme/app", "one", 1000)
 	matches := &matchOneByOne{Engine: l.engine, let: make(chan struct{})}
 	defer close(matches.let) // and all of them, so that the gateway can close
-	l.gateway.Scanner.Engine = matches
+	l.scanner.replace(matches)
 	l.engine.renew()
 	l.want(200, "", "HEAD", manifestPath("acme/app", "one"))
 	clock.add(14 * time.Minute)
@@ -131,7 +133,7 @@ func TestDatabaseSwapsWhileDenied(t *testing.T) {
 	})
 	bad := l.deny("acme/app", "bad", 400_000, 900)
 	slow := &slowMatch{Engine: l.engine, gate: make(chan struct{})}
-	l.gateway.Scanner.Engine = slow
+	l.scanner.replace(slow)
 	led := newLedger()
 	steal := func() {
 		for _, d := range bad.blobs() {
@@ -167,7 +169,7 @@ func TestDeniedAndItsVerdictForgotten(t *testing.T) {
 	bad := l.deny("acme/app", "bad", 400_000, 900)
 	l.index("acme/app", "multi", l.descriptor(bad, "amd64"))
 	l.engine.hold()
-	l.gateway.Scanner.Engine = &upgraded{l.engine}
+	l.scanner.replace(&upgraded{l.engine})
 	for range 3 {
 		l.want(403, "", "HEAD", manifestPath("acme/app", "bad"))
 		l.want(403, "denied before", "GET", manifestPath("acme/app", "bad"))

@@ -29,6 +29,7 @@ const (
 // A lastDecision is how an image was last decided for a caller.
 type lastDecision struct {
 	Allow    bool      `json:"allow"`
+	Warned   bool      `json:"warned,omitempty"` // not allowed, and served all the same: nothing of it was enforced
 	At       time.Time `json:"at"`
 	Revision string    `json:"revision,omitempty"` // of the policies and waivers that decided
 	Until    time.Time `json:"until,omitzero"`     // the end of the first waiver that it rests on; zero: on none
@@ -153,14 +154,14 @@ const decisionRefresh = time.Hour
 // only an allowance is spared by memory.
 func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, made policy.Decision) error {
 	note := "allow " + lastKey(caller, repo, d).String()
-	if !made.Blocks() {
+	if made.Allow {
 		written := g.noted.fresh(note, g.now(), decisionRefresh)
 		if g.noted.fresh(note+" "+made.Revision, g.now(), decisionRefresh) && written {
 			return nil
 		}
 	}
 	err := g.writeDecision(ctx, caller, repo, d, made)
-	if err != nil || made.Blocks() {
+	if err != nil || !made.Allow {
 		g.noted.forget(note)
 	}
 	return err
@@ -168,19 +169,20 @@ func (g *Gateway) noteDecision(ctx context.Context, caller auth.Caller, repo Rep
 
 func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest, made policy.Decision) error {
 	key := lastKey(caller, repo, d)
-	if made.Blocks() {
+	warned := !made.Allow && !made.Blocks()
+	if !made.Allow {
 		last, known, err := g.lastDecision(ctx, caller, repo, d)
-		if err != nil || known && !last.Allow && g.now().Sub(last.At) < decisionRefresh {
+		if err != nil || known && !last.Allow && last.Warned == warned && last.Revision == made.Revision && g.now().Sub(last.At) < decisionRefresh {
 			return err
 		}
 	}
-	b, err := json.Marshal(lastDecision{!made.Blocks(), g.now(), made.Revision, firstExpiry(made.Waived)})
+	b, err := json.Marshal(lastDecision{made.Allow, warned, g.now(), made.Revision, firstExpiry(made.Waived)})
 	if err != nil {
 		return err
 	}
 	writes, wctx := errgroup.WithContext(ctx)
 	writes.Go(func() error { return g.Store.Put(wctx, key, b, g.Gate.RelationTTL) })
-	if !made.Blocks() {
+	if made.Allow {
 		writes.Go(func() error {
 			return g.putJSON(wctx, cache.Name(kindHistory, repo.String(), d.String()), fieldLastAllowed, g.now())
 		})

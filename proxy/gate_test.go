@@ -210,8 +210,12 @@ func TestModeOfAPolicy(t *testing.T) {
 		t.Error("the layer was served whole before it was decided")
 	}
 	l.engine.release()
-	r := l.want(200, "", "GET", manifestPath("acme/dev/app", "bad"))
-	if w := r.header.Get("Warning"); !strings.Contains(w, "would be blocked by policy known_exploited") || strings.Contains(w, "fix_overdue") {
+	var w string
+	l.eventually("it is decided", func() bool {
+		w = l.want(200, "", "GET", manifestPath("acme/dev/app", "bad")).header.Get("Warning")
+		return w != ""
+	})
+	if !strings.Contains(w, "would be blocked by policy known_exploited") || strings.Contains(w, "fix_overdue") {
 		t.Errorf("Warning: %q", w)
 	}
 	if r := l.want(200, "", "GET", blobPath("acme/dev/app", img.layers[0])); digest.FromBytes(r.body) != img.layers[0].Digest {

@@ -32,7 +32,7 @@ func TestGraceEndsWithTheWaiver(t *testing.T) {
 			clock.add(2 * time.Hour)
 		}
 		slow := &slowMatch{Engine: l.engine, gate: make(chan struct{})}
-		l.gateway.Scanner.Engine = slow
+		l.scanner.replace(slow)
 		l.engine.renew()
 		for i, d := range bad.blobs() {
 			r := l.get("GET", blobPath("acme/app", d), 300*time.Millisecond)

@@ -41,6 +41,7 @@ type lab struct {
 	origin  *proxytest.Server
 	gateway *proxy.Gateway
 	engine  *engine
+	scanner *replaceable // what gateway scans by: engine, unless a test says otherwise
 	url     string
 	dir     string
 	pushed  int // images made, so that no two are alike
@@ -76,9 +77,9 @@ func newLab(t *testing.T, changes ...change) *lab {
 		Log:     log,
 	}
 	l.gateway.Scanner = &scan.Scanner{
-		Store: store, Layers: openSpool(t, filepath.Join(l.dir, "layers")), Engine: l.engine, Limits: layer.DefaultLimits(), Log: log,
-		Database: l.engine.database,
+		Store: store, Layers: openSpool(t, filepath.Join(l.dir, "layers")), Limits: layer.DefaultLimits(), Log: log,
 	}
+	l.scanBy(l.engine, l.engine.database)
 	config := policy.Config{Mode: policy.Enforce, Log: log}
 	for _, c := range changes {
 		c(l, &config)
@@ -130,6 +131,58 @@ func (w testWriter) Write(b []byte) (int, error) {
 		fmt.Fprintf(os.Stderr, "%s: %s", w.t.Name(), b)
 	}
 	return len(b), nil
+}
+
+// scanBy gives a gateway that has not started an engine and a database that can be
+// replaced while it runs.
+func (l *lab) scanBy(e scan.Engine, database func(context.Context) (scan.Database, error)) {
+	l.scanner = &replaceable{engine: e, database: database}
+	l.gateway.Scanner.Engine, l.gateway.Scanner.Database = l.scanner, l.scanner.Current
+}
+
+// replaceable is an engine and a database in whose place others can be put.
+type replaceable struct {
+	mu       sync.Mutex // guards both
+	engine   scan.Engine
+	database func(context.Context) (scan.Database, error)
+}
+
+func (r *replaceable) replace(e scan.Engine) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.engine = e
+}
+
+func (r *replaceable) replaceDatabase(f func(context.Context) (scan.Database, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.database = f
+}
+
+func (r *replaceable) now() (scan.Engine, func(context.Context) (scan.Database, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.engine, r.database
+}
+
+func (r *replaceable) Begin(ctx context.Context, img scan.Image, diffIDs []digest.Digest) (scan.Session, error) {
+	e, _ := r.now()
+	return e.Begin(ctx, img, diffIDs)
+}
+
+func (r *replaceable) Match(ctx context.Context, sbom []byte, db scan.Database) (*scan.Matches, error) {
+	e, _ := r.now()
+	return e.Match(ctx, sbom, db)
+}
+
+func (r *replaceable) Recipe() scan.Recipe {
+	e, _ := r.now()
+	return e.Recipe()
+}
+
+func (r *replaceable) Current(ctx context.Context) (scan.Database, error) {
+	_, f := r.now()
+	return f(ctx)
 }
 
 // An engine stands for syft and grype: it catalogues when it is let, and finds a known

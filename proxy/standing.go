@@ -133,7 +133,7 @@ func (g *Gateway) standRematch(ctx context.Context, caller auth.Caller, repo Rep
 		return standing{}, storeDown(err)
 	}
 	switch {
-	case ok && !last.Allow:
+	case ok && !last.Allow && !(last.Warned && last.stands(g.policy(repo).Revision(), g.now())):
 		return g.stillDenied(ctx, caller, repo, m)
 	case !ok || g.now().Sub(last.At) >= g.Gate.StaleTags || !g.Scanner.Catalogued(ctx, m.Digest):
 		return standing{pull: p}, nil

@@ -78,18 +78,16 @@ func TestCauses(t *testing.T) {
 		fault      func(*lab, *image) (mend func())
 	}{
 		{"database missing", "database", func(l *lab, _ *image) func() {
-			db := l.gateway.Scanner.Database
-			l.gateway.Scanner.Database = func(ctx context.Context) (scan.Database, error) {
+			l.scanner.replaceDatabase(func(context.Context) (scan.Database, error) {
 				return scan.Database{}, fmt.Errorf("/var/lib/secret-place: %w", scan.ErrDatabaseMissing)
-			}
-			return func() { l.gateway.Scanner.Database = db }
+			})
+			return func() { l.scanner.replaceDatabase(l.engine.database) }
 		}},
 		{"database stale", "too old", func(l *lab, _ *image) func() {
-			db := l.gateway.Scanner.Database
-			l.gateway.Scanner.Database = func(ctx context.Context) (scan.Database, error) {
+			l.scanner.replaceDatabase(func(context.Context) (scan.Database, error) {
 				return scan.Database{}, fmt.Errorf("/var/lib/secret-place: %w", scan.ErrDatabaseStale)
-			}
-			return func() { l.gateway.Scanner.Database = db }
+			})
+			return func() { l.scanner.replaceDatabase(l.engine.database) }
 		}},
 		{"verdicts can't be read", "store", func(l *lab, _ *image) func() {
 			s := l.gateway.Store.(*faulty)
@@ -173,7 +171,7 @@ func TestNewDatabase(t *testing.T) {
 	l.scanned(good)
 	l.scanned(bad)
 	slow := &slowMatch{Engine: l.engine, gate: make(chan struct{})}
-	l.gateway.Scanner.Engine = slow
+	l.scanner.replace(slow)
 	l.engine.renew()
 	for range 3 {
 		l.want(403, "denied before", "GET", manifestPath("acme/app", "bad"))
@@ -221,7 +219,7 @@ func TestWarnIsNotAllowed(t *testing.T) {
 	next := l.another(func(l *lab, c *policy.Config) { c.Mode = policy.Enforce })
 	slow := &slowMatch{Engine: l.engine, gate: make(chan struct{})}
 	defer close(slow.gate)
-	next.gateway.Scanner.Engine = slow
+	next.scanner.replace(slow)
 	l.engine.renew()
 	next.want(403, "denied before", "GET", manifestPath("acme/app", "bad"))
 }
@@ -235,7 +233,8 @@ func (l *lab) another(changes ...change) *lab {
 	s := first.Scanner
 	n.gateway = &proxy.Gateway{Upstreams: first.Upstreams, Store: first.Store, Auth: first.Auth, Gate: first.Gate, Log: first.Log,
 		Blobs: openSpool(l.T, filepath.Join(n.dir, "blobs")), Metrics: proxy.NewMetrics(prometheus.NewRegistry()),
-		Scanner: &scan.Scanner{Store: s.Store, Layers: openSpool(l.T, filepath.Join(n.dir, "layers")), Engine: s.Engine, Limits: s.Limits, Log: s.Log, Database: s.Database}}
+		Scanner: &scan.Scanner{Store: s.Store, Layers: openSpool(l.T, filepath.Join(n.dir, "layers")), Limits: s.Limits, Log: s.Log}}
+	n.scanBy(s.Engine, s.Database)
 	config := policy.Config{Mode: policy.Enforce}
 	for _, c := range changes {
 		c(n, &config)

@@ -81,7 +81,7 @@ func TestReplicasOnDifferentDatabases(t *testing.T) {
 	two := l.another()
 	ahead := newEngine()
 	ahead.built, ahead.build = l.engine.built, l.engine.build+"+"
-	two.gateway.Scanner.Database = ahead.database
+	two.scanner.replaceDatabase(ahead.database)
 	look := func(on *lab, e *engine) {
 		on.engine = e
 		on.reviewed()
