@@ -16,7 +16,7 @@ import (
 	"github.com/sluicegate/sluice/proxy/proxytest"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // scanned pulls a manifest and waits until its image is decided.
 func (l *lab) scanned(img *image) reply {
