@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -259,7 +260,7 @@ func (pr *process) result(name string) ([]byte, error) {
 	if name == "" || strings.ContainsAny(name, "/\\") {
 		return nil, fmt.Errorf("worker: a result in a file named %q", name)
 	}
-	f, err := pr.root.Open(name)
+	f, err := pr.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would else be waited for
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}

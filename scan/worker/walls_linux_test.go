@@ -405,3 +405,25 @@ func TestCallsEverywhere(t *testing.T) {
 		}
 	}
 }
+
+// A pipe in the place of a result is refused, and not waited for.
+func TestResultThatIsAPipe(t *testing.T) {
+	p, _ := started(t, 1)
+	pr := first(t, p)
+	if err := syscall.Mkfifo(filepath.Join(pr.root.Name(), "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := pr.result("pipe")
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		if err == nil || !strings.Contains(err.Error(), "no file") {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a writer")
+	}
+}
