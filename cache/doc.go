@@ -23,6 +23,7 @@
 //	            bounds, syft version, settings)
 //	sbom        Recipe(diff IDs, config,       value: SBOM                          to 64 MiB  90 days
 //	            syft version, settings)
+//	packages    Recipe(SBOM key)               value: packages and their licences   200 KiB    90 days
 //	verdict     Recipe(SBOM key, problems,     value: scan.Verdict                  100 KiB    30 days
 //	            grype version, settings,
 //	            database)
@@ -34,6 +35,10 @@
 //	listing     Name(repository, blob)         map: manifest digest → how it lists  100 B each 30 days from last use
 //	parents     Name(repository, digest)       map: index digest → when             100 B each 30 days from last use
 //	tag         Name(repository, tag)          value: digest, when it was checked   200 B      24 hours
+//	base        Name(repository, tag)          value: what it points at, as some    10 KiB     24 hours
+//	                                           image's base
+//	baselayers  Name(repository, digest,       value: the layers of a base          5 KiB      30 days
+//	            platform)
 //	history     Name(repository, digest)       map: fact → value, see below         100 B each 30 days from last use
 //	last        Name(repository, digest,       value: how it was last decided       60 B       30 days
 //	            caller)                        for that caller
@@ -45,6 +50,10 @@
 //	                                           with a database
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
 //	raised      Name(event's id)               value: when                          30 B       30 days
+//	signatures  Name(repository, digest,       value: what was found and verified   to 300 KiB StaleTags
+//	            hash of trust)
+//	waivers     Name("all")                    map: id → waiver                      to 4 KiB   until removed
+//	waiversat   Name("all")                    value: random, new at each change    30 B       for ever
 //	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever
 //
 // A map is what several writers add to; a value has one author. A history has a

@@ -68,6 +68,10 @@ type Config struct {
 	// Policy is where the rules, the exceptions and the kill list come from.
 	Policy Policy `yaml:"policy"`
 
+	// Trust is what signatures and attestations of images are verified by. They are looked
+	// for only where a policy reads them.
+	Trust Trust `yaml:"trust"`
+
 	// Database is the vulnerability database's life.
 	Database Database `yaml:"database"`
 
@@ -214,11 +218,68 @@ type Policy struct {
 	// them, it does not add to them.
 	Dir string `yaml:"dir"`
 	// WaiverFile is a YAML file of exceptions, each with an owner, a reason and an
-	// expiry. Default "", none.
+	// expiry. Default "", none. Those of `sluice waiver` hold beside it.
 	WaiverFile string `yaml:"waiver_file"`
+	// WaiverMax is how long a waiver that is added by `sluice waiver` may last: 2160h.
+	// Default 0, no limit.
+	WaiverMax time.Duration `yaml:"waiver_max"`
+	// VEX are files with VEX documents, and folders whose *.json files are: OpenVEX 0.2.0,
+	// or CSAF 2.0 with the profile VEX. What they say is not affected or fixed in an image
+	// is set aside, and shown. They are read again when they change. Default none.
+	VEX []string `yaml:"vex"`
+	// VEXAttestations has OpenVEX in an image's attestations count like that of files,
+	// where the signature is verified. Default false: whoever may sign could say of his
+	// own image that nothing affects it.
+	VEXAttestations bool `yaml:"vex_attestations"`
 	// KillFile is a text file of digests, one a line, that are refused at once, in
 	// every mode and whatever policy says. Default "", none.
 	KillFile string `yaml:"kill_file"`
+}
+
+// Trust names the roots of trust. Files are read again when they change; a version that
+// can't be read leaves the last good one in force. Nothing is asked beyond the image's own
+// registry: logs and authorities are those of RootFile.
+type Trust struct {
+	// RootFile is sigstore's trusted_root.json: certificate authorities, transparency
+	// logs, time stamp authorities. `cosign trusted-root create` and `gh attestation
+	// trusted-root` write one. Default "", none: no certificate and no log counts.
+	RootFile string `yaml:"root_file"`
+	// Keys are public keys that sign without a certificate. Default none.
+	Keys []TrustedKey `yaml:"keys"`
+	// Identities are those whose certificates count. Default none: by a public root,
+	// everybody has a certificate.
+	Identities []TrustedIdentity `yaml:"identities"`
+	// IgnoreTlog takes signatures that no transparency log of RootFile has. Default
+	// false. Who signs in secret with a stolen key is then never seen. Needed for keys
+	// without RootFile.
+	IgnoreTlog bool `yaml:"ignore_tlog"`
+	// IgnoreCTLog takes certificates that no certificate transparency log of RootFile
+	// has, as those of an authority of one's own. Default false.
+	IgnoreCTLog bool `yaml:"ignore_ct_log"`
+	// CurrentTime holds certificates against the present time in place of the time that a
+	// log or a time stamp authority saw the signature, as for authorities whose
+	// certificates last. Default false. A signature counts until its certificate ends.
+	CurrentTime bool `yaml:"current_time"`
+}
+
+// A TrustedKey is a public key with the name that policies know it by.
+type TrustedKey struct {
+	// Name is what input.image.signatures calls it. Required, unique.
+	Name string `yaml:"name"`
+	// File is the key in PEM, such as cosign.pub. Required.
+	File string `yaml:"file"`
+}
+
+// A TrustedIdentity is an identity whose certificates count.
+type TrustedIdentity struct {
+	// Issuer is who knew the identity, exactly as the certificate has it:
+	// https://token.actions.githubusercontent.com. Required.
+	Issuer string `yaml:"issuer"`
+	// Subject is the e-mail address or URI, exactly. Default "": Pattern instead.
+	Subject string `yaml:"subject"`
+	// Pattern is a regular expression (RE2) that must match the whole of it. A dot that is
+	// meant is written "\\.". Default "": Subject instead.
+	Pattern string `yaml:"pattern"`
 }
 
 // Database holds the vulnerability database's settings. It lies in StateDir/db: the

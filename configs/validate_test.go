@@ -76,6 +76,7 @@ func TestValidate(t *testing.T) {
 			c.Scan.Workers, c.Scan.Timeout = -1, -1
 		}, []string{"gate.tag_ttl", "gate.stale_tags", "gate.negative_ttl", "gate.relation_ttl", "gate.drain", "gate.pulls", "database.update_every", "database.max_age", "scan.workers", "scan.timeout"}},
 		{"update storm", func(c *Config) { c.Database.UpdateEvery = time.Second }, []string{"database.update_every"}},
+		{"waivers and VEX", func(c *Config) { c.Policy.WaiverMax, c.Policy.VEX = -1, []string{"vex", ""} }, []string{"policy.waiver_max: must be 0 (no limit)", "policy.vex: holds an empty name"}},
 		{"quotas too small for the limits", func(c *Config) { c.Spool.BlobsQuota, c.Spool.LayersQuota = GiB, GiB }, []string{
 			"scan.limits.layer_compressed: is 8GiB, which spool.blobs_quota of 1GiB can't hold",
 			"scan.limits.image_uncompressed: is 40GiB, which spool.layers_quota of 1GiB can't hold",

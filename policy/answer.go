@@ -21,7 +21,7 @@ func NewAnswer(in Input, d Decision) Answer {
 		if f.SuppressedBy != nil {
 			continue
 		}
-		if who, ok := by[[2]string{f.ID, f.Package.Name}]; ok {
+		if who, ok := by.find(f); ok {
 			f.SuppressedBy = &who
 			uncount(&a.Scan.Counts, f.Severity)
 		}
@@ -34,16 +34,25 @@ func NewAnswer(in Input, d Decision) Answer {
 	return a
 }
 
-// waivedFindings maps the findings that d sets aside, as ID and package's name, to
-// who says so.
-func waivedFindings(d Decision) map[[2]string]string {
-	by := map[[2]string]string{}
-	for _, w := range d.Waived {
-		if w.Finding != "" {
-			by[[2]string{w.Finding, w.Package}] = "waiver " + w.Waiver
+// setAside maps the findings that a decision sets aside to who says so: by ID and
+// package's name for waivers, and its package URL too for VEX.
+type setAside map[[3]string]string
+
+func waivedFindings(d Decision) setAside {
+	by := setAside{}
+	for i := range d.Waived {
+		if w := &d.Waived[i]; w.Finding != "" {
+			by[[3]string{w.Finding, w.Package, w.PURL}] = w.by()
 		}
 	}
 	return by
+}
+
+func (s setAside) find(f *scan.Finding) (who string, ok bool) {
+	if who, ok = s[[3]string{f.ID, f.Package.Name, f.Package.PURL}]; !ok {
+		who, ok = s[[3]string{f.ID, f.Package.Name, ""}]
+	}
+	return who, ok
 }
 
 func nonNil(vs []Violation) []Violation {

@@ -121,17 +121,22 @@ func (c *converter) finding(f *scan.Finding) (*ast.Term, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding %s: epss: %w", quote(f.ID), err)
 	}
+	percentile, err := c.number(f.Percentile)
+	if err != nil {
+		return nil, fmt.Errorf("finding %s: epss_percentile: %w", quote(f.ID), err)
+	}
 	fix := object{c, make([][2]*ast.Term, 0, 3)}
 	fix.add("state", c.word(f.Fix.State))
 	fix.add("versions", c.words(f.Fix.Versions))
 	fix.optional("available", f.Fix.Available)
 
-	o := object{c, make([][2]*ast.Term, 0, 13)}
+	o := object{c, make([][2]*ast.Term, 0, 14)}
 	o.add("id", ast.StringTerm(f.ID))
 	o.add("aliases", c.words(f.Aliases))
 	o.add("severity", c.word(f.Severity))
 	o.add("cvss", cvss)
 	o.add("epss", epss)
+	o.add("epss_percentile", percentile)
 	o.optional("kev", f.KEV)
 	o.optional("published", f.Published)
 	o.add("first_seen", c.word(f.FirstSeen))

@@ -3,6 +3,8 @@ package policy
 import (
 	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,10 +15,14 @@ import (
 // says what is wrong.
 func (i *Image) Describe(manifest, config []byte) {
 	var m struct {
-		Annotations map[string]string `json:"annotations"`
+		Annotations map[string]string    `json:"annotations"`
+		Layers      []ocispec.Descriptor `json:"layers"`
 	}
 	if json.Unmarshal(manifest, &m) == nil {
-		i.Annotations = m.Annotations
+		i.Annotations, i.Layers = m.Annotations, len(m.Layers)
+		for _, l := range m.Layers {
+			i.Size = min(i.Size+min(max(l.Size, 0), maxSize), maxSize)
+		}
 	}
 	var c struct {
 		ocispec.Platform
@@ -26,16 +32,27 @@ func (i *Image) Describe(manifest, config []byte) {
 	var mismatch *json.UnmarshalTypeError // of one field; the others were read
 	if err := json.Unmarshal(config, &c); err == nil || errors.As(err, &mismatch) {
 		i.Platform, i.User, i.Labels = Platform(c.Platform), c.Config.User, c.Config.Labels
+		for _, variable := range c.Config.Env {
+			name, _, _ := strings.Cut(variable, "=") // the value may be a secret
+			i.Env = append(i.Env, name)
+		}
+		slices.Sort(i.Env)
+		i.Env = slices.Compact(i.Env)
 		if t, err := time.Parse(time.RFC3339, c.Created); err == nil {
 			i.Created = t.UTC().Format(time.RFC3339)
 		}
 	}
 	for _, claims := range []map[string]string{i.Annotations, i.Labels} {
-		if d := claims[ocispec.AnnotationBaseImageDigest]; d != "" && i.Base == nil {
-			i.Base = &Base{Name: claims[ocispec.AnnotationBaseImageName], Digest: d}
+		b := Base{Name: claims[ocispec.AnnotationBaseImageName], Digest: claims[ocispec.AnnotationBaseImageDigest]}
+		if b != (Base{}) && i.Base == nil {
+			i.Base = &b
 		}
 	}
 }
+
+// maxSize bounds an image's size as it is told, so that what a stranger claims of its
+// layers doesn't pass what a number can hold.
+const maxSize = 1 << 60
 
 // Platform returns os/architecture[/variant], empty where the platform is.
 func Platform(p ocispec.Platform) string {

@@ -49,6 +49,140 @@
 // an error and so denies: check for "" first.
 //
 // A directory replaces the defaults, which are in default/ and are meant to be copied.
+// cookbook/ has a policy with tests for most of what organisations ask for. Each stands
+// for itself, so that one file can be copied, and has its parameters at its top; a data
+// document may have others, at data.parameters.NAME. What asks for a fact (who signed,
+// on which base, which licence) refuses an image of which that fact is not known.
+//
+// # Input
+//
+// Every field, with "?" where it may be absent; testdata/input.json is an example. What a
+// stranger says of an image (created, user, labels, annotations, the base's name and
+// digest) is a claim. Lists are never null. An absent field makes what refers to it
+// undefined, and a rule that is undefined refuses nothing: write "not signed" rather than
+// "unsigned", and look whether the fact is there.
+//
+// Signatures and attestations, latest_digest, outdated and verified, packages and licenses cost
+// something to have: they are there where a policy of the set refers to them, as
+// input.image.signatures does, or takes the object that holds them; of licenses, where
+// one has that name in it.
+//
+//	request.caller                       string     name of the caller, "" for an anonymous one
+//	request.groups                       []string   of the caller
+//	request.namespace                    string?    Kubernetes namespace; absent where it is not known, as for a node that pulls
+//	request.action                       string     pull, check or admission
+//	image.reference                      string     as a person would write it
+//	image.registry                       string     name of the upstream: cgr.dev
+//	image.repository                     string     acme/web
+//	image.digest                         string     of the manifest for one platform
+//	image.platform                       string     os/architecture[/variant], "" where the config says none
+//	image.tags                           []string   known to point at the digest, or at an index of it
+//	image.media_type                     string?    of the manifest; absent where it has none
+//	image.created                        string?    RFC 3339, as the config claims; absent where it has no date that can be read
+//	image.user                           string?    USER, as the config has it; absent is root
+//	image.env                            []string?  names of the variables that the config sets, never values; absent without any
+//	image.size                           number?    bytes of all layers as they are stored; absent where there are none
+//	image.layers                         number?    how many; absent where there are none
+//	image.labels                         map?       of the config; absent without any
+//	image.annotations                    map?       of the manifest; absent without any
+//	image.base                           object?    absent where neither annotations nor labels name one (org.opencontainers.image.base.*)
+//	image.base.name                      string?    as they have it; absent where they have only a digest
+//	image.base.digest                    string?    as they have it; absent where they have only a name
+//	image.base.latest_digest             string?    what the name points at now; absent where the registry is none of the gateway's, or not asked yet
+//	image.base.outdated                  boolean?   digest is not what the name points at now, nor a child of it; absent like latest_digest
+//	image.base.verified                    boolean?   the image begins with the layers of digest; absent where the registry is none of the gateway's, or not asked yet
+//	image.indexes                        []string?  digests of indexes that list the image; absent where none is known
+//	image.signatures                     []object?  on the image or an index of it, those that can't be verified too; absent where none was found
+//	image.signatures[].verified          boolean    by a trust root of the configuration; who signed is for the policy to judge
+//	image.signatures[].kind              string     key or keyless
+//	image.signatures[].format            string     cosign-tag or bundle
+//	image.signatures[].subject           string     the digest that is signed
+//	image.signatures[].key               string?    name of the trusted key; absent for keyless ones
+//	image.signatures[].issuer            string?    who vouches for the identity; absent for keys
+//	image.signatures[].identity          string?    e-mail address or URI; absent for keys
+//	image.signatures[].time              string?    RFC 3339; absent where no log and no time stamp proves one
+//	image.signatures[].error             string?    why it is not verified; absent where it is
+//	image.attestations                   []object?  statements about the image or an index of it; absent where none was found
+//	image.attestations[].verified        boolean    as for signatures, and so are the next eight
+//	image.attestations[].kind            string     see signatures
+//	image.attestations[].format          string     see signatures
+//	image.attestations[].subject         string     see signatures
+//	image.attestations[].key             string?    absent as for signatures
+//	image.attestations[].issuer          string?    absent as for signatures
+//	image.attestations[].identity        string?    absent as for signatures
+//	image.attestations[].time            string?    absent as for signatures
+//	image.attestations[].error           string?    absent as for signatures
+//	image.attestations[].predicate_type  string     https://slsa.dev/provenance/v1
+//	image.attestations[].predicate       any?       absent where it is larger than 64 KiB, or not verified
+//	scan.state                           string     complete, partial, pending, failed, limit or unsupported (nothing that a runtime would run)
+//	scan.cause                           string?    scan_timeout, scan_failed, scan_limit, no_room, db_missing, db_stale, store_down, upstream_down; absent for complete and unsupported
+//	scan.detail                          string?    one line for people; absent where there is nothing to say
+//	scan.scanned_at                      string?    RFC 3339; absent where it was not scanned
+//	scan.packages                        number     how many
+//	scan.database                        object?    absent where no vulnerability database had a say
+//	scan.database.built                  string     RFC 3339
+//	scan.database.checksum               string     as grype reports it
+//	scan.coverage                        object     what the scan has seen
+//	scan.coverage.distro                 string?    ID of os-release; absent where there is none
+//	scan.coverage.distro_version         string?    VERSION_ID; absent where there is none
+//	scan.coverage.distro_known           boolean    the database has data for the distribution, or none is needed
+//	scan.coverage.distro_eol             string?    date; absent where the database doesn't know it
+//	scan.coverage.problems               []object   what could not be read or matched
+//	scan.coverage.problems[].kind        string     a stable word
+//	scan.coverage.problems[].layer       string?    compressed digest; absent where it is not about one layer
+//	scan.coverage.problems[].path        string?    absent where it is not about one file
+//	scan.coverage.problems[].detail      string     one line for people
+//	scan.counts                          object     findings by severity, before waivers
+//	scan.counts.critical                 number     how many
+//	scan.counts.high                     number     how many
+//	scan.counts.medium                   number     how many
+//	scan.counts.low                      number     how many
+//	scan.counts.negligible               number     how many
+//	scan.counts.unknown                  number     how many
+//	findings                             []object   worst first, without those that a waiver or a VEX document sets aside
+//	findings[].id                        string     CVE where the advisory has exactly one, else its own ID
+//	findings[].aliases                   []string   its other names
+//	findings[].severity                  string     critical, high, medium, low, negligible or unknown
+//	findings[].cvss                      number     highest base score, 0 where unknown
+//	findings[].epss                      number     probability from 0 to 1, 0 where unknown
+//	findings[].epss_percentile           number     from 0 to 1, 0 where unknown
+//	findings[].kev                       string?    date on which CISA listed it as exploited; absent where it did not
+//	findings[].published                 string?    date; absent where unknown
+//	findings[].first_seen                string     date on which this gateway first saw the advisory on this package name
+//	findings[].package                   object     the package that it is in
+//	findings[].package.name              string     as its ecosystem calls it
+//	findings[].package.version           string     the installed one
+//	findings[].package.type              string     apk, deb, rpm, npm, java-archive, ...
+//	findings[].package.purl              string     "" where there is none
+//	findings[].package.licenses          []string?  SPDX expressions, else what the package says; absent where it says none
+//	findings[].fix                       object     whether there is one
+//	findings[].fix.state                 string     fixed, not-fixed, wont-fix or unknown
+//	findings[].fix.versions              []string   those that fix it
+//	findings[].fix.available             string?    date of the first of them; absent where unknown
+//	findings[].layer                     string?    diff ID of the layer that holds the package; absent where unknown
+//	findings[].path                      string?    where the package was found; absent where unknown
+//	findings[].suppressed_by             string     null: a policy sees none that is suppressed
+//	packages                             []object?  all of the image's; absent where it has none, and where the list is lost: scan.packages is over 0 then
+//	packages[].name                      string     see findings[].package
+//	packages[].version                   string     see findings[].package
+//	packages[].type                      string     see findings[].package
+//	packages[].purl                      string     see findings[].package
+//	packages[].licenses                  []string?  absent as in findings
+//	history.first_seen                   string?    RFC 3339, of the image in this repository; absent where it is new
+//	history.previously_allowed           boolean    for anybody
+//	history.last_allowed                 string?    RFC 3339; absent where it never was
+//	now                                  string     RFC 3339, the time of the decision
+//
+// # Output
+//
+// Violations and warnings are sets of objects with these keys and no others:
+//
+//	policy       string    required: the name that waivers, modes and messages use, at most 100 bytes
+//	message      string    required: one line; a long one is cut
+//	findings     []string  IDs of findings, as a set or an array; others are kept as they are
+//	remediation  string    what to do, as an imperative sentence
+//
+// More than 1,000 of either are an error, and so is any other shape: both deny.
 //
 // # Waivers
 //
@@ -73,6 +207,19 @@
 // second. What is set aside is listed in Decision.Waived and marked in the Answer:
 // suppressed, never hidden. No waiver reaches the kill list or policy_error.
 //
+// Waivers stand in the file, or in a Store, where Exceptions adds and removes them; both
+// hold. What one gateway changes there, others decide by a second later. While the Store
+// can't be read its waivers hold for 5 minutes more. One that has ended is named in what
+// the violations that it was for say to do.
+//
+// # VEX
+//
+// OpenVEX and CSAF documents, from files or from an image's attestations, set findings
+// aside that they say are not affected or fixed in the image: before waivers, with
+// document, status and justification shown. They reach findings alone: neither what a
+// policy says without one, nor what could not be scanned, nor the kill list. Package vex
+// has the rules by which a statement is about an image.
+//
 // # Kill list
 //
 // A file of digests, of images or indexes, one a line, with an optional reason:
@@ -92,6 +239,10 @@
 // error can name the package that is undefined; asking for all of data.sluice.policies
 // would also evaluate every helper in it.
 //
+// Waivers of the Store are looked for each second by a revision of a few bytes, rather than
+// by messages: a lost message would be a waiver that never ends. VEX files are looked for
+// by size and time of change in the same rhythm, which network mounts allow too.
+//
 // Waivers are applied in Go, before and after Rego, so that no policy can forget
 // them, and none has to know them.
 //
@@ -110,6 +261,10 @@
 // deadline. A hundred at once would else all miss it, and deny. One that runs out of
 // time is tried once more with four times as long: wall time on a busy machine says
 // little about the policy, and a denial for it would be wrong.
+//
+// Packages and their licences are no part of a verdict: a match needs neither, and reading
+// them out of the SBOM takes a tenth of a second for a large image. Who asks for them pays
+// that once for each SBOM.
 //
 // Print statements are allowed in policies, for their tests; when deciding they are
 // compiled away.

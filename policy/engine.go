@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicegate/sluice/policy/vex"
 	"github.com/sluicegate/sluice/scan"
 )
 
@@ -44,6 +45,7 @@ type Config struct {
 	WaiverFile string        // "" for no waivers; named, it must exist when the engine is opened
 	KillFile   string        // "" for none; named, it must exist when the engine is opened
 	Kill       []string      // digests that are never served, each with an optional " # reason"
+	Exceptions *Exceptions   // waivers in a Store and VEX documents; nil for none
 	Timeout    time.Duration // of one evaluation, which gets a second, longer try; 0 is 200 ms
 	Now        func() time.Time
 	Log        *slog.Logger
@@ -51,12 +53,13 @@ type Config struct {
 
 // An Engine decides. All its methods may be called concurrently.
 type Engine struct {
-	c       Config
-	modes   modes
-	fixed   killList // Config.Kill, parsed
-	current atomic.Pointer[snapshot]
-	evals   chan struct{} // one place for each evaluation that may run at once
-	memory  *memory
+	c        Config
+	modes    modes
+	fixed    killList // Config.Kill, parsed
+	current  atomic.Pointer[snapshot]
+	combined atomic.Pointer[combination] // the last one of current and c.Exceptions
+	evals    chan struct{}               // one place for each evaluation that may run at once
+	memory   *memory
 
 	mu    sync.Mutex // serialises loading; guards tried and state
 	tried sums       // content that was last looked at, good or bad
@@ -67,6 +70,8 @@ type Engine struct {
 type snapshot struct {
 	program  *program
 	waivers  *waiverSet
+	vex      *vex.Set // nil for none
+	attested bool     // VEX of attestations counts
 	kill     killList
 	revision string
 }
@@ -116,7 +121,7 @@ func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 		in.Now = e.c.Now()
 	}
 	in.Now = in.Now.UTC()
-	s := e.current.Load()
+	s := e.snapshot()
 	if reason, ok := s.kill.find(in.Image.Digest, in.Image.Indexes...); ok {
 		return e.killed(s, reason)
 	}
@@ -162,7 +167,7 @@ func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 // decide applies waivers to findings, evaluates, and applies waivers to violations.
 func (e *Engine) decide(ctx context.Context, s *snapshot, in Input) (Decision, error) {
 	waivers := s.waivers.active(&in)
-	active, waived := waivers.findings(&in)
+	active, waived := s.suppress(&in, waivers)
 	out, err := s.program.eval(ctx, &in, active, e.c.Timeout)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		out, err = s.program.eval(ctx, &in, active, patience*e.c.Timeout)
@@ -173,6 +178,7 @@ func (e *Engine) decide(ctx context.Context, s *snapshot, in Input) (Decision, e
 	d := e.newDecision(s)
 	var more []Waived
 	d.Violations, more = waivers.violations(out.violations)
+	s.waivers.tellExpired(&in, active, d.Violations)
 	waived = append(waived, more...)
 	d.Warnings, more = waivers.violations(out.warnings)
 	d.Waived = append(append(d.Waived, waived...), more...)
@@ -235,4 +241,4 @@ func (e *Engine) Killed(digests ...string) (reason string, killed bool) {
 
 // Revision names the content of the policies, waivers and modes that decide now. Equal
 // content has the same revision in every process.
-func (e *Engine) Revision() string { return e.current.Load().revision }
+func (e *Engine) Revision() string { return e.snapshot().revision }

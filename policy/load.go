@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type Status struct {
 	Waivers   int       `json:"waivers"`  // that hold now
 	Expired   []string  `json:"expired"`  // IDs of waivers that are over and ignored
 	Expiring  []string  `json:"expiring"` // IDs of waivers that end within 7 days
+	VEX       int       `json:"vex"`      // documents
 	Killed    int       `json:"killed"`   // digests on the kill list
 }
 
@@ -189,7 +191,7 @@ func (e *Engine) Status() Status {
 	e.mu.Lock()
 	state := e.state
 	e.mu.Unlock()
-	s := e.current.Load()
+	s := e.snapshot()
 	st := Status{
 		Source: e.c.Dir, Mode: e.modes.standard, Revision: s.revision, LoadedAt: state.loadedAt,
 		Policies: len(s.program.packages), Killed: len(s.kill),
@@ -200,6 +202,11 @@ func (e *Engine) Status() Status {
 	}
 	if err := state.err(); err != nil {
 		st.LastError = err.Error()
+	}
+	exceptions := e.c.Exceptions.Status()
+	st.VEX = exceptions.Documents
+	if exceptions.Error != "" {
+		st.LastError = strings.TrimPrefix(st.LastError+"\n"+exceptions.Error, "\n")
 	}
 	now := e.c.Now()
 	for i := range s.waivers.all {

@@ -82,6 +82,7 @@ func hashFindings(fs []scan.Finding, ps []scan.Package) uint64 {
 		list(f.Fix.Versions)
 		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.CVSS))
 		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.EPSS))
+		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.Percentile))
 		if f.SuppressedBy != nil {
 			str(*f.SuppressedBy)
 		}

@@ -56,7 +56,7 @@ func Message(d Decision, a Image, f []scan.Finding) string {
 func active(d Decision, f []scan.Finding) []scan.Finding {
 	waived := waivedFindings(d)
 	return slices.DeleteFunc(slices.Clone(f), func(f scan.Finding) bool {
-		_, ok := waived[[2]string{f.ID, f.Package.Name}]
+		_, ok := waived.find(&f)
 		return ok || f.SuppressedBy != nil
 	})
 }

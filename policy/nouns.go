@@ -66,9 +66,9 @@ type Image struct {
 type Base struct {
 	Name         string `json:"name,omitempty"`
 	Digest       string `json:"digest,omitempty"`
-	Created      string `json:"created,omitempty"`       // RFC 3339
 	LatestDigest string `json:"latest_digest,omitempty"` // what Name points at now
 	Outdated     *bool  `json:"outdated,omitempty"`      // absent where the gateway can't know
+	Verified     *bool  `json:"verified,omitempty"`      // the image begins with the layers of Digest; absent where the gateway can't know
 }
 
 // A Signature is one that was found on the image or an index of it. One that could not
@@ -108,15 +108,19 @@ type Violation struct {
 	Mode        Mode     `json:"mode,omitempty"`        // what becomes of it; only enforce blocks
 }
 
-// A Waived names a finding or violation that a waiver has set aside.
+// A Waived names a finding or violation that a waiver, or a finding that a VEX document
+// has set aside.
 type Waived struct {
-	Waiver  string `json:"waiver"` // the waiver's ID
+	Waiver  string `json:"waiver"`           // the waiver's ID, "" where a document did it
+	VEX     string `json:"vex,omitempty"`    // the document's ID; its author is the owner, its justification the reason
+	Status  string `json:"status,omitempty"` // not_affected, fixed: as the document says
 	Finding string `json:"finding,omitempty"`
 	Package string `json:"package,omitempty"` // name of the finding's package: one advisory may be waived in one package and not in another
+	PURL    string `json:"purl,omitempty"`    // of the package: a document is about one version
 	Policy  string `json:"policy,omitempty"`
 	Owner   string `json:"owner"`
 	Reason  string `json:"reason"`
-	Expires string `json:"expires"` // RFC 3339
+	Expires string `json:"expires"` // RFC 3339, "" where a document did it
 }
 
 // A Decision is an opinion about a caller and an image.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/tester"
 )
 
 //go:embed default/*.rego
@@ -96,6 +95,8 @@ func (s sources) sum() string {
 type program struct {
 	query    rego.PreparedEvalQuery
 	packages []string // below data.sluice.policies, in the order of the query's variables
+	listings []Listing
+	needs    needs // of the input
 	revision string
 }
 
@@ -111,18 +112,15 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, err
 	}
-	var schema any
-	if err := json.Unmarshal(inputSchema, &schema); err != nil {
-		return nil, fmt.Errorf("input schema: %w", err)
-	}
-	schemas := ast.NewSchemaSet()
-	schemas.Put(ast.SchemaRootRef, schema)
-	c := newCompiler().WithSchemas(schemas)
-	if c.Compile(modules); c.Failed() {
-		return nil, compileError(c.Errors)
-	}
-	if err := runTests(ctx, src, tests); err != nil {
+	c, err := compileModules(modules)
+	if err != nil {
 		return nil, err
+	}
+	if tests > 0 {
+		ran, err := runTests(ctx, src)
+		if err := cmp.Or(err, failed(ran)); err != nil {
+			return nil, err
+		}
 	}
 	q, err := rego.New(
 		rego.Compiler(c),
@@ -134,8 +132,23 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, fmt.Errorf("prepare policies: %w", err)
 	}
-	p := &program{query: q, packages: packages, revision: src.sum()}
+	p := &program{query: q, packages: packages, listings: listingsOf(modules, packages), needs: needsOf(modules), revision: src.sum()}
 	return p, p.smoke(ctx, timeout)
+}
+
+// compileModules compiles what decides against the schema of its input.
+func compileModules(modules map[string]*ast.Module) (*ast.Compiler, error) {
+	var schema any
+	if err := json.Unmarshal(inputSchema, &schema); err != nil {
+		return nil, fmt.Errorf("input schema: %w", err)
+	}
+	schemas := ast.NewSchemaSet()
+	schemas.Put(ast.SchemaRootRef, schema)
+	c := newCompiler().WithSchemas(schemas)
+	if c.Compile(modules); c.Failed() {
+		return nil, compileError(c.Errors)
+	}
+	return c, nil
 }
 
 func newCompiler() *ast.Compiler {
@@ -174,7 +187,7 @@ func parse(src sources) (modules map[string]*ast.Module, tests int, err error) {
 	var errs ast.Errors
 	for _, name := range slices.Sorted(maps.Keys(src)) {
 		m, err := ast.ParseModuleWithOpts(name, src[name], ast.ParserOptions{
-			RegoVersion: ast.RegoV1, Capabilities: capabilities(),
+			RegoVersion: ast.RegoV1, Capabilities: capabilities(), ProcessAnnotation: true,
 		})
 		var more ast.Errors
 		switch {
@@ -265,57 +278,6 @@ func firstRule(m *ast.Module, names ...string) *ast.Rule {
 		if t := r.Head.Ref(); len(t) > 0 && slices.Contains(names, strings.Trim(t[0].String(), `"`)) {
 			return r
 		}
-	}
-	return nil
-}
-
-// runTests runs the policies' own tests, with the same capabilities and strictness.
-func runTests(ctx context.Context, src sources, tests int) error {
-	if tests == 0 {
-		return nil
-	}
-	modules := map[string]*ast.Module{}
-	for name, text := range src {
-		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
-		if err != nil {
-			return err
-		}
-		modules[name] = m
-	}
-	results, err := tester.NewRunner().
-		SetCompiler(newCompiler().WithEnablePrintStatements(true)).
-		RaiseBuiltinErrors(true).
-		CapturePrintOutput(true).
-		SetTimeout(testTimeout).
-		SetModules(modules).
-		RunTests(ctx, nil)
-	if err != nil {
-		var errs ast.Errors
-		if errors.As(err, &errs) {
-			return compileError(errs)
-		}
-		return fmt.Errorf("run the policies' tests: %w", err)
-	}
-	var failed []string
-	for r := range results {
-		if r == nil || r.Pass() || r.Skip {
-			continue
-		}
-		line := fmt.Sprintf("%s: test %s.%s failed", r.Location, strings.TrimPrefix(r.Package, "data."), r.Name)
-		if r.Error != nil {
-			line += ": " + r.Error.Error()
-		}
-		if out := strings.TrimSpace(string(r.Output)); out != "" {
-			line += " (printed: " + clip(out, 200) + ")"
-		}
-		failed = append(failed, line)
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("run the policies' tests: %w", err)
-	}
-	if len(failed) > 0 {
-		slices.Sort(failed)
-		return joined(failed)
 	}
 	return nil
 }

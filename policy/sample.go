@@ -46,7 +46,7 @@ func sampleFull() Input {
 		Created: "2025-01-01T00:00:00Z", User: "65532",
 		Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"a": "b"},
 		Env: []string{"PATH"}, Size: 1 << 20, Layers: 1,
-		Base: &Base{Name: "registry.example/base:1"},
+		Base: &Base{Name: "registry.example/base:1", LatestDigest: "sha256:" + strings.Repeat("1", 64), Outdated: new(bool), Verified: new(bool)},
 	}
 	signature := Signature{Verified: true, Kind: "keyless", Format: "bundle", Subject: in.Image.Digest,
 		Issuer: "https://issuer.example", Identity: "https://ci.example/a/b", Time: "2025-01-01T00:00:00Z"}
@@ -61,7 +61,7 @@ func sampleFull() Input {
 	pkg := scan.Package{Name: "sample", Version: "1", Type: "apk", PURL: "pkg:apk/wolfi/sample@1", Licenses: []string{"MIT"}}
 	in.Packages = []scan.Package{pkg, {Name: "other", Version: "2", Type: "apk", PURL: "pkg:apk/wolfi/other@2"}}
 	for _, f := range []scan.Finding{
-		{ID: "CVE-2025-0001", Severity: "critical", CVSS: 9.8, EPSS: 0.9, KEV: "2025-01-02", Published: "2025-01-01", Fix: fix},
+		{ID: "CVE-2025-0001", Severity: "critical", CVSS: 9.8, EPSS: 0.9, Percentile: 0.99, KEV: "2025-01-02", Published: "2025-01-01", Fix: fix},
 		{ID: "CVE-2025-0002", Severity: "high", Fix: scan.Fix{State: "fixed", Versions: []string{"2"}}},
 		{ID: "CVE-2025-0003", Severity: "unknown", Fix: scan.Fix{State: "unknown", Versions: []string{}}},
 	} {

@@ -34,8 +34,10 @@ type Waiver struct {
 	Reason  string    `yaml:"reason" json:"reason"`
 	Ticket  string    `yaml:"ticket" json:"ticket,omitempty"`
 	Scope   Scope     `yaml:"scope" json:"scope"`
-	Expires string    `yaml:"expires" json:"expires"` // RFC 3339, or a date, whose end in UTC is meant
+	Expires string    `yaml:"expires" json:"expires"`     // RFC 3339, or a date, whose end in UTC is meant
+	Created string    `yaml:"-" json:"created,omitempty"` // RFC 3339; of those in the Store
 	until   time.Time // Expires; at this instant the waiver is over
+	stored  bool      // in the Store
 }
 
 // A Scope says what a Waiver is for. All fields that are set must match, and at

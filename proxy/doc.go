@@ -77,6 +77,13 @@
 // didn't answer in time is not asked for tags that are remembered until RetryAfter has
 // passed, but by one request.
 //
+// # Bases
+//
+// An image says itself what it was built on. Where a policy wants to know whether that is
+// true, or still the newest, upstream is asked for the base's tag and manifest beside the
+// pull (base.go): two at a time, in repositories that clients may read, and nobody waits.
+// Until it has answered, the fact is absent.
+//
 // # When upstream is down
 //
 // What breaks off is resumed, and nobody notices (package upstream). While a registry
@@ -91,12 +98,23 @@
 //
 // Images that were pulled within a month are matched with a new vulnerability database from
 // their stored SBOMs, the ones pulled last first, one at a time, behind pulls, and by one
-// replica (reevaluate.go). Nothing is fetched. An image is then decided, for who asked for it
+// replica (reevaluate.go). Nothing of them is fetched. An image is then decided, for who asked for it
 // last and by today's policies, by its last verdict and by the new one; where these differ
 // the Event says which advisories made the difference. The last verdict is the one that the
 // image was last compared by, so that a database which comes and goes quickly, a restart or a
 // match that failed hides no turn. A decision that turned by a policy, a waiver or the time
 // that passed raises no event.
+//
+// # Signatures
+//
+// Where a policy reads signatures or attestations, they are looked for at the image's own
+// registry while the image is on its way, and verified by what the configuration trusts
+// (package policy/signature): those of the image and of the indexes that list it, at tags
+// and among referrers, bounded in number, bytes and time. What can't be fetched or verified
+// is a fact with its reason. What is found is kept by digest and by what was trusted; what
+// has nothing verified in it is looked for again after seconds, since somebody may be
+// signing, and the rest in the background, so that nobody waits. What was verified counts
+// for StaleTags while upstream can't be read.
 //
 // # When the Store is down
 //

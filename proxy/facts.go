@@ -61,6 +61,15 @@ func (g *Gateway) input(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	if in.Request.Groups == nil {
 		in.Request.Groups = []string{}
 	}
+	if err := in.AddPackages(ctx, g.policy(repo), g.Scanner); err != nil {
+		return in, err
+	}
+	if err := g.addBase(ctx, &in, repo, m); err != nil {
+		return in, err
+	}
+	if err := g.addSignatures(ctx, &in, repo, m); err != nil {
+		return in, err
+	}
 	return in, g.addHistory(ctx, &in, repo, m.Digest)
 }
 
@@ -194,6 +203,9 @@ func (g *Gateway) writeDecision(ctx context.Context, caller auth.Caller, repo Re
 // where there is none.
 func firstExpiry(ws []policy.Waived) (first time.Time) {
 	for _, w := range ws {
+		if w.VEX != "" { // which has no end
+			continue
+		}
 		t, err := time.Parse(time.RFC3339, w.Expires)
 		if err != nil {
 			t = time.Unix(0, 0) // which nothing outlasts

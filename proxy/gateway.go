@@ -15,6 +15,7 @@ import (
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/policy/signature"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/upstream"
 	"github.com/sluicegate/sluice/scan"
@@ -89,6 +90,7 @@ type Gateway struct {
 	Blobs     *spool.Spool
 	Scanner   *scan.Scanner
 	Policy    *policy.Engine
+	Trust     *signature.Source // what signatures of images are verified by; nil: nobody is trusted
 	Auth      *auth.Authenticator
 	Gate      Gate
 	Metrics   *Metrics
@@ -107,6 +109,7 @@ type Gateway struct {
 	mute    recent        // upstreams that did not answer in time
 	sized   sync.Map      // keys of blobs on their way of which upstream said how long they are, and it is what a manifest says
 	lists   chan struct{} // one place for each list that is read from upstream at once
+	signing chan struct{} // one place for each digest whose signatures are looked for at once
 	buffers buffers
 	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
 	claimed cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
@@ -116,6 +119,7 @@ type Gateway struct {
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
 	pulls  map[pullKey]*pull
 	closed bool
+	asking int // bases that upstream is asked for now
 	review Reevaluation
 	told   struct { // events of the hour
 		hour time.Time
@@ -138,6 +142,7 @@ func (g *Gateway) Start() error {
 	}
 	g.pulls = map[pullKey]*pull{}
 	g.lists = make(chan struct{}, maxLists)
+	g.signing = make(chan struct{}, signaturesAtOnce)
 	g.Metrics.watch(g)
 	return nil
 }

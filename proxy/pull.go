@@ -92,7 +92,9 @@ func (g *Gateway) begin(ctx context.Context, caller auth.Caller, repo Repo, m *m
 // next try is quick.
 func (g *Gateway) run(p *pull) {
 	ctx := p.steps.Context(g.ctx)
+	signatures := g.expectSignatures(g.ctx, p)
 	v, err := g.scanned(ctx, p)
+	signatures()
 	if err != nil {
 		v = causeVerdict(err)
 	}
@@ -173,6 +175,7 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 	}
 	end()
 	p.arrive()
+	g.expectBase(ctx, p.repo, p.m)
 	sc, err := g.Scanner.Begin(ctx, scan.Image{
 		Reference: p.repo.String() + "@" + p.m.Digest.String(),
 		Digest:    p.m.Digest,

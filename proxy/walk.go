@@ -213,6 +213,9 @@ func (w *walk) compare(ctx context.Context, p lastPull, m *manifest, before, aft
 	now := engine.Decide(ctx, in)
 	old := in
 	old.Scan, old.Findings = before.Scan, before.Findings
+	if err := old.AddPackages(ctx, engine, g.Scanner); err != nil {
+		return false, err
+	}
 	then := engine.Decide(ctx, old)
 	switch {
 	case ctx.Err() != nil:
@@ -309,7 +312,7 @@ func weight(f scan.Finding) string {
 	if f.SuppressedBy != nil {
 		suppressed = *f.SuppressedBy
 	}
-	return fmt.Sprint(f.Aliases, f.Severity, f.CVSS, f.EPSS, f.KEV, f.Published, f.Fix.State, f.Fix.Versions, f.Fix.Available, "\x00", suppressed)
+	return fmt.Sprint(f.Aliases, f.Severity, f.CVSS, f.EPSS, f.Percentile, f.KEV, f.Published, f.Fix.State, f.Fix.Versions, f.Fix.Available, "\x00", suppressed)
 }
 
 // differ reports whether two verdicts on an image could be decided otherwise.

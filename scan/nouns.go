@@ -87,7 +87,7 @@ type Package struct {
 	Type    string `json:"type"` // syft's package type: apk, deb, npm, java-archive, …
 	PURL    string `json:"purl"`
 
-	Licenses []string `json:"licenses,omitempty"` // SPDX expressions, or what the package says
+	Licenses []string `json:"licenses,omitempty"` // SPDX expressions, else what the package says; left out of verdicts: see Licensed
 }
 
 // A Fix says whether an advisory is fixed, in which versions, and since when.
@@ -100,12 +100,13 @@ type Fix struct {
 // A Finding is a known vulnerability that matches a package of an image. Dates are
 // YYYY-MM-DD in UTC and are empty where unknown; ages are never stored.
 type Finding struct {
-	ID           string        `json:"id"`            // CVE where the advisory has exactly one, else the advisory's own ID
-	Aliases      []string      `json:"aliases"`       // never null in JSON
-	Severity     string        `json:"severity"`      // critical, high, medium, low, negligible, unknown
-	CVSS         float64       `json:"cvss"`          // highest base score, 0 where unknown
-	EPSS         float64       `json:"epss"`          // probability 0 to 1, 0 where unknown
-	KEV          string        `json:"kev,omitempty"` // date it was added to CISA's list of known exploited vulnerabilities
+	ID           string        `json:"id"`              // CVE where the advisory has exactly one, else the advisory's own ID
+	Aliases      []string      `json:"aliases"`         // never null in JSON
+	Severity     string        `json:"severity"`        // critical, high, medium, low, negligible, unknown
+	CVSS         float64       `json:"cvss"`            // highest base score, 0 where unknown
+	EPSS         float64       `json:"epss"`            // probability 0 to 1, 0 where unknown
+	Percentile   float64       `json:"epss_percentile"` // share of CVEs whose EPSS is at most this one, 0 to 1; 0 where unknown
+	KEV          string        `json:"kev,omitempty"`   // date it was added to CISA's list of known exploited vulnerabilities
 	Published    string        `json:"published,omitempty"`
 	FirstSeen    string        `json:"first_seen"` // when this gateway first saw the advisory on this package name
 	Package      Package       `json:"package"`

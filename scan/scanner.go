@@ -41,6 +41,7 @@ type Scanner struct {
 
 	flights  flights
 	verdicts cache.Memo[cache.Key, *Verdict] // reading one takes milliseconds, and every request for an image needs its own
+	lists    cache.Memo[cache.Key, []Package]
 }
 
 // errTimeout is why work that took longer than Timeout was ended.

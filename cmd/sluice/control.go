@@ -51,6 +51,9 @@ func (h *house) controlServer() (*server, error) {
 	}}
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", c.Handler())
+	waivers := (&api.Waivers{Book: h.exceptions, Log: h.log}).Handler()
+	mux.Handle("/api/v1/waivers", waivers)
+	mux.Handle("/api/v1/waivers/", waivers)
 	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
 	return &server{newServer(mux, h.log), l}, nil
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/policy/signature"
 	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/connection"
@@ -46,6 +47,7 @@ type house struct {
 	databases   *vuln.Databases
 	workers     *worker.Pool
 	scanner     *scan.Scanner
+	exceptions  *policy.Exceptions
 	policies    map[string]*policy.Engine // by directory, "" is of those built in
 	connections *connection.Vault
 	auth        *auth.Authenticator
@@ -203,21 +205,28 @@ func layerLimits(c configs.Limits) layer.Limits {
 // openPolicy opens the policies of every upstream. Waivers, kill list and modes are
 // the same for all.
 func (h *house) openPolicy(ctx context.Context) (err error) {
-	c := h.config.Policy
-	var modes []policy.ModeRule
-	for _, r := range h.config.Gate.Modes {
-		modes = append(modes, policy.ModeRule{Policy: r.Policy, Upstream: r.Upstream, Repository: r.Repository, Mode: policy.Mode(r.Mode)})
+	if err := h.openExceptions(ctx); err != nil {
+		return fmt.Errorf("waivers, policy.vex: %w", err)
 	}
 	h.policies = map[string]*policy.Engine{}
 	for _, dir := range h.policyDirs() {
-		h.policies[dir], err = policy.Open(ctx, policy.Config{
-			Dir: dir, Mode: policy.Mode(h.config.Gate.Mode), Modes: modes, WaiverFile: c.WaiverFile, KillFile: c.KillFile, Log: h.log.With("policies", cmp.Or(dir, "built in")),
-		})
+		c := h.policyConfig(dir)
+		c.Exceptions, c.Log = h.exceptions, h.log.With("policies", cmp.Or(dir, "built in"))
+		h.policies[dir], err = policy.Open(ctx, c)
 		if err != nil {
 			return fmt.Errorf("%s: %w", h.policyKeys(dir), err)
 		}
 	}
 	return nil
+}
+
+// policyConfig is what of the configuration makes the policies of a directory.
+func (h *house) policyConfig(dir string) policy.Config {
+	c := policy.Config{Dir: dir, Mode: policy.Mode(h.config.Gate.Mode), WaiverFile: h.config.Policy.WaiverFile, KillFile: h.config.Policy.KillFile}
+	for _, r := range h.config.Gate.Modes {
+		c.Modes = append(c.Modes, policy.ModeRule{Policy: r.Policy, Upstream: r.Upstream, Repository: r.Repository, Mode: policy.Mode(r.Mode)})
+	}
+	return c
 }
 
 // policyKeys names the keys whose files make the policies of a directory.
@@ -294,8 +303,12 @@ func (h *house) openGateway() error {
 	if err := h.auth.Load(); err != nil {
 		return fmt.Errorf("auth.htpasswd_file: %w", err)
 	}
+	trust, err := signature.Open(trustOf(c.Trust), h.log)
+	if err != nil {
+		return err
+	}
 	h.gateway = &proxy.Gateway{
-		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Auth: h.auth,
+		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Auth: h.auth,
 		Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
 	}
 	if h.tracing != nil {
@@ -322,6 +335,17 @@ func (h *house) openGateway() error {
 		return h.gateway.Close(ctx)
 	})
 	return nil
+}
+
+func trustOf(c configs.Trust) signature.Config {
+	t := signature.Config{RootFile: c.RootFile, IgnoreTlog: c.IgnoreTlog, IgnoreCTLog: c.IgnoreCTLog, CurrentTime: c.CurrentTime}
+	for _, k := range c.Keys {
+		t.Keys = append(t.Keys, signature.Key{Name: k.Name, File: k.File})
+	}
+	for _, i := range c.Identities {
+		t.Identities = append(t.Identities, signature.Identity{Issuer: i.Issuer, Subject: i.Subject, Pattern: i.Pattern})
+	}
+	return t
 }
 
 func gateOf(c configs.Gate) proxy.Gate {

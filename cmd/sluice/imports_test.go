@@ -33,6 +33,7 @@ func TestImports(t *testing.T) {
 		"github.com/anchore/grype/":      {"scan/vuln"},
 		"github.com/open-policy-agent/":  {"policy"},
 		"github.com/redis/":              {"cache/redis"},
+		"github.com/sigstore/":           {"policy/signature"},
 		"go.etcd.io/bbolt":               {"cache/disk"},
 		"go.opentelemetry.io/":           {"cmd/sluice"},
 	}

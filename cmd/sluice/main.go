@@ -115,6 +115,7 @@ Exit status: 0 fine, 1 the answer is no, 2 usage, 3 could not find out.`,
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
 	root.AddCommand(
 		serveCommand(g), demoCommand(g), connectionCommand(g), scanCommand(g), verdictCommand(g),
+		policyCommand(g), waiverCommand(g),
 		dbCommand(g), clientConfigCommand(g), healthcheckCommand(g), versionCommand(g), workerCommand(),
 	)
 	wrapArgs(root)

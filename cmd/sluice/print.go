@@ -77,10 +77,13 @@ func printAnswer(w io.Writer, a policy.Answer) {
 	}
 	said := map[string]bool{} // one advisory may be waived in many packages
 	for _, x := range a.Decision.Waived {
-		line := fmt.Sprintf("%s by %s until %s: %s", clean(cmp.Or(x.Finding, x.Policy)), clean(x.Owner), x.Expires, clean(x.Reason))
+		word, line := "~ waived:", fmt.Sprintf("%s by %s until %s: %s", clean(cmp.Or(x.Finding, x.Policy)), clean(x.Owner), x.Expires, clean(x.Reason))
+		if x.VEX != "" {
+			word, line = "~ vex:", fmt.Sprintf("%s is %s, as %s says in %s: %s", clean(x.Finding), clean(x.Status), clean(x.Owner), clean(x.VEX), clean(cmp.Or(x.Reason, "-")))
+		}
 		if !said[line] {
 			said[line] = true
-			fmt.Fprintf(w, "\n  %s %s\n", p.dim("~ waived:"), line)
+			fmt.Fprintf(w, "\n  %s %s\n", p.dim(word), line)
 		}
 	}
 	printProblems(w, p, a.Scan.Coverage)

@@ -113,6 +113,7 @@ func (h *house) measure() {
 	)
 	h.metrics.MustRegister(measureChecks(h.databases)...)
 	h.metrics.MustRegister(measureReevaluation(h.gateway)...)
+	h.metrics.MustRegister(h.measureExceptions()...)
 	h.metrics.MustRegister(measureWorkers(h.workers)...)
 	for _, dir := range h.policyDirs() {
 		h.metrics.MustRegister(gauge("sluice_policy_load_failed", "1 while the newest policies, waivers or kill list can't be loaded, and the last good ones decide.",

@@ -103,7 +103,11 @@ func scanImage(ctx context.Context, c configs.Config, ref, platform string) (a p
 		return a, err
 	}
 	in.Scan, in.Findings, in.Now = v.Scan, v.Findings, time.Now().UTC()
-	return policy.NewAnswer(in, h.policies[h.policyDir(in.Image.Registry)].Decide(ctx, in)), nil
+	engine := h.policies[h.policyDir(in.Image.Registry)]
+	if err := in.AddPackages(ctx, engine, h.scanner); err != nil {
+		return a, err
+	}
+	return policy.NewAnswer(in, engine.Decide(ctx, in)), nil
 }
 
 // scanStore is what a scan remembers: the gateway's own store where no gateway has it

@@ -167,6 +167,13 @@ func (s *scene) setup(e *testscript.Env) error {
 	e.Setenv("GATEWAY", listen)
 	e.Setenv("ORIGIN", s.origin.Host())
 	e.Setenv("ADMIN", admin)
+	for _, name := range []string{"GATEWAY2", "ADMIN2", "REDIS"} { // of a second gateway, and a store for both
+		addr, err := freeAddr()
+		if err != nil {
+			return err
+		}
+		e.Setenv(name, addr)
+	}
 	e.Setenv("MIRROR", s.mirror)
 	e.Setenv("IMAGES", s.dir)
 	e.Setenv("PULL_USER", s.user)
@@ -194,6 +201,7 @@ func TestScripts(t *testing.T) {
 			"ready":     awaitReady,
 			"get":       getURL,
 			"until":     until,
+			"metric":    awaitMetric,
 			"kill-list": kill,
 		},
 	})

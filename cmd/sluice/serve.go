@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -117,7 +118,7 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
-	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp, "re-evaluation": h.gateway.Reevaluate}
+	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions}
 	for dir, engine := range h.policies {
 		watched["policies "+cmp.Or(dir, "built in")] = engine.Run
 	}
@@ -215,7 +216,7 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 // such as /v2//x by a redirect, in HTML and to every method.
 func (h *house) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Auth: h.auth, Log: h.log, Stopping: h.stopping.Load})
+	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Waivers: h.waivers, Auth: h.auth, Log: h.log, Stopping: h.stopping.Load})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.config.DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
 	})
@@ -281,7 +282,7 @@ func (h *house) checks(ctx context.Context) []check {
 	}
 	checks := []check{of("store", h.store.Ping(ctx)), database, reevaluationCheck(h.gateway.Reevaluation())}
 	for _, dir := range h.policyDirs() {
-		checks = append(checks, policyCheck(h.policies[dir].Status()))
+		checks = append(checks, policiesCheck(h.policies[dir].Status()))
 	}
 	checks = append(checks, h.workerCheck())
 	if h.stopping.Load() {
@@ -290,10 +291,13 @@ func (h *house) checks(ctx context.Context) []check {
 	return checks
 }
 
-// policyCheck says which policies decide. There always are some: where the newest are
+// policiesCheck says which policies decide. There always are some: where the newest are
 // bad, the last good ones do.
-func policyCheck(p policy.Status) check {
+func policiesCheck(p policy.Status) check {
 	c := check{Name: "policy", OK: true, Detail: p.Source + ", revision " + p.Revision}
+	if n := len(p.Expiring); n > 0 {
+		c.Detail += "; " + plural(n, "waiver") + " of " + strconv.Itoa(p.Waivers) + " in force will end within 7 days"
+	}
 	if p.LastError != "" {
 		c.Detail += "; the newest could not be loaded: " + p.LastError
 	}

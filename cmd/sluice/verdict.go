@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
@@ -60,13 +61,17 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 			return report(cmd.OutOrStdout(), g, a)
 		},
 	}
-	f := cmd.Flags()
+	c.flags(cmd.Flags(), &platform, &wait)
+	return cmd
+}
+
+// flags adds those of a command that asks for a verdict.
+func (c *client) flags(f *pflag.FlagSet, platform *string, wait *time.Duration) {
 	f.StringVar(&c.gateway, "gateway", cmp.Or(os.Getenv("SLUICE_GATEWAY"), "http://127.0.0.1:8080"), "URL of the gateway (environment: SLUICE_GATEWAY)")
 	f.StringVar(&c.user, "user", "", "name to log in with")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM file of the authority that the gateway's certificate comes from")
-	f.StringVar(&platform, "platform", "", "os/arch[/variant] of an image for several platforms (default: the gateway's own)")
-	f.DurationVar(&wait, "wait", 5*time.Minute, "how long to wait for the scan of an unknown image")
-	return cmd
+	f.StringVar(platform, "platform", "", "os/arch[/variant] of an image for several platforms (default: the gateway's own)")
+	f.DurationVar(wait, "wait", 5*time.Minute, "how long to wait for the scan of an unknown image")
 }
 
 // platformForm is what names a platform: linux/amd64, linux/arm/v7.

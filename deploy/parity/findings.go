@@ -44,7 +44,7 @@ type record struct {
 	ID, Namespace, Severity string
 	CVSS                    []struct{ Metrics struct{ BaseScore float64 } }
 	KnownExploited          []struct{ DateAdded, DueDate string }
-	EPSS                    []struct{ EPSS float64 }
+	EPSS                    []struct{ EPSS, Percentile float64 }
 	Fix                     struct {
 		State     string
 		Versions  []string
@@ -198,7 +198,7 @@ func (r row) rate(f *scan.Finding) {
 			f.KEV = first(f.KEV, cmp.Or(k.DateAdded, k.DueDate))
 		}
 		for _, e := range v.EPSS {
-			f.EPSS = max(f.EPSS, e.EPSS)
+			f.EPSS, f.Percentile = max(f.EPSS, e.EPSS), max(f.Percentile, e.Percentile)
 		}
 	}
 	if f.Severity == "" {
@@ -247,7 +247,7 @@ func worse(into *scan.Finding, f scan.Finding) {
 	}
 	into.Severity = rank([]string{"unknown", "negligible", "low", "medium", "high", "critical"}, into.Severity, f.Severity)
 	into.Fix.State = rank([]string{"unknown", "wont-fix", "not-fixed", "fixed"}, into.Fix.State, f.Fix.State)
-	into.CVSS, into.EPSS = max(into.CVSS, f.CVSS), max(into.EPSS, f.EPSS)
+	into.CVSS, into.EPSS, into.Percentile = max(into.CVSS, f.CVSS), max(into.EPSS, f.EPSS), max(into.Percentile, f.Percentile)
 	into.KEV, into.Fix.Available = first(into.KEV, f.KEV), first(into.Fix.Available, f.Fix.Available)
 	into.Aliases = union(into.Aliases, f.Aliases)
 	into.Fix.Versions = union(into.Fix.Versions, f.Fix.Versions)

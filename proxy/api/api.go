@@ -13,6 +13,11 @@
 // goes on behind Last-Event-ID. Whoever may pull may read them, the names of those who
 // pulled included.
 //
+//	GET /api/v1/waivers
+//
+// lists the waivers that decide, those that have ended included. They are changed where
+// Waivers is mounted.
+//
 // # Why
 //
 // An answer here and a pull go through the same code and the same policies, so that
@@ -27,6 +32,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +56,7 @@ type Gateway interface {
 type Handler struct {
 	Gateway Gateway
 	Events  EventLog
+	Waivers func() []policy.WaiverStatus // those that decide; nil: none
 	Auth    *auth.Authenticator
 	Log     *slog.Logger
 
@@ -78,6 +85,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	caller, err := h.Auth.Caller(r)
 	if err != nil {
 		return proxy.Unauthorized(err)
+	}
+	if r.URL.Path == "/api/v1/waivers" || strings.HasPrefix(r.URL.Path, "/api/v1/waivers/") {
+		return h.waivers(w, r)
 	}
 	if r.Method != http.MethodGet {
 		return &proxy.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "only GET is served here"}

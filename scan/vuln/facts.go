@@ -23,7 +23,7 @@ func (s *session) relate(f *scan.Finding, r vulnerability.Reference) error {
 			facts.kev = earlier(facts.kev, s.kevDay(k.DateAdded, k.DueDate))
 		}
 		for _, e := range meta.EPSS {
-			facts.epss = max(facts.epss, e.EPSS)
+			facts.epss, facts.percentile = max(facts.epss, e.EPSS), max(facts.percentile, e.Percentile)
 		}
 		return facts, nil
 	})
@@ -34,7 +34,7 @@ func (s *session) relate(f *scan.Finding, r vulnerability.Reference) error {
 		rate(f, facts.severity, facts.cvss)
 	}
 	f.KEV = earlier(f.KEV, facts.kev)
-	f.EPSS = max(f.EPSS, facts.epss)
+	f.EPSS, f.Percentile = max(f.EPSS, facts.epss), max(f.Percentile, facts.percentile)
 	return nil
 }
 
@@ -57,7 +57,7 @@ func (s *session) enrich(f *scan.Finding, cve string, exploitation bool) error {
 	}
 	if exploitation {
 		f.KEV = earlier(f.KEV, facts.kev)
-		f.EPSS = max(f.EPSS, facts.epss)
+		f.EPSS, f.Percentile = max(f.EPSS, facts.epss), max(f.Percentile, facts.percentile)
 	}
 	return nil
 }
@@ -70,6 +70,8 @@ type cveFacts struct {
 	published string
 	kev       string
 	epss      float64
+
+	percentile float64 // of epss
 }
 
 // cve looks a CVE up.
@@ -110,7 +112,7 @@ func (s *session) exploitation(cve string, facts *cveFacts) error {
 		return err
 	}
 	for _, e := range scores {
-		facts.epss = max(facts.epss, e.Epss)
+		facts.epss, facts.percentile = max(facts.epss, e.Epss), max(facts.percentile, e.Percentile)
 	}
 	return nil
 }

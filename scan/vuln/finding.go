@@ -88,7 +88,7 @@ func (s *session) finding(m match.Match) (scan.Finding, error) {
 			f.KEV = earlier(f.KEV, s.kevDay(k.DateAdded, k.DueDate))
 		}
 		for _, e := range meta.EPSS {
-			f.EPSS = max(f.EPSS, e.EPSS)
+			f.EPSS, f.Percentile = max(f.EPSS, e.EPSS), max(f.Percentile, e.Percentile)
 		}
 	}
 	for _, cve := range append([]string{id}, aliases...) {
@@ -180,7 +180,7 @@ func merge(into *scan.Finding, f scan.Finding) {
 	slices.Sort(into.Aliases)
 	rate(into, f.Severity, nil)
 	into.CVSS = max(into.CVSS, f.CVSS)
-	into.EPSS = max(into.EPSS, f.EPSS)
+	into.EPSS, into.Percentile = max(into.EPSS, f.EPSS), max(into.Percentile, f.Percentile)
 	into.KEV = earlier(into.KEV, f.KEV)
 	into.Published = earlier(into.Published, f.Published)
 	if f.SuppressedBy == nil {

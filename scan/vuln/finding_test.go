@@ -43,7 +43,7 @@ func TestIdentity(t *testing.T) {
 func TestMerge(t *testing.T) {
 	by := "scanner"
 	a := scan.Finding{
-		ID: "CVE-1", Aliases: []string{"GO-1"}, Severity: "unknown", EPSS: 0.1, Published: "2024-02-01", SuppressedBy: &by,
+		ID: "CVE-1", Aliases: []string{"GO-1"}, Severity: "unknown", EPSS: 0.1, Percentile: 0.9, Published: "2024-02-01", SuppressedBy: &by,
 		Fix: scan.Fix{State: "not-fixed", Versions: []string{}},
 	}
 	b := scan.Finding{
@@ -51,7 +51,7 @@ func TestMerge(t *testing.T) {
 		Fix: scan.Fix{State: "fixed", Versions: []string{"2"}, Available: "2024-01-02"},
 	}
 	want := scan.Finding{
-		ID: "CVE-1", Aliases: []string{"GHSA-1", "GO-1"}, Severity: "high", CVSS: 7.5, EPSS: 0.1, KEV: "2024-03-01", Published: "2024-01-01",
+		ID: "CVE-1", Aliases: []string{"GHSA-1", "GO-1"}, Severity: "high", CVSS: 7.5, EPSS: 0.1, Percentile: 0.9, KEV: "2024-03-01", Published: "2024-01-01",
 		Fix: scan.Fix{State: "fixed", Versions: []string{"2"}, Available: "2024-01-02"},
 	}
 	merge(&a, b)

@@ -77,7 +77,7 @@ func TestFindings(t *testing.T) {
 			t.Fatalf("not found among %+v", out.Findings)
 		}
 		want := scan.Finding{
-			ID: "CVE-2023-4911", Aliases: []string{}, Severity: "high", CVSS: 7.8, EPSS: 0.81422, KEV: "2023-11-21", Published: "2023-10-03",
+			ID: "CVE-2023-4911", Aliases: []string{}, Severity: "high", CVSS: 7.8, EPSS: 0.81422, Percentile: 0.99606, KEV: "2023-11-21", Published: "2023-10-03",
 			Package: scan.Package{Name: "glibc", Version: "2.38-r4", Type: "apk", PURL: "pkg:apk/wolfi/glibc@2.38-r4?arch=x86_64&distro=wolfi-20230201"},
 			Fix:     scan.Fix{State: "fixed", Versions: []string{"2.38-r5"}, Available: "2023-10-03"},
 			Path:    "/usr/lib/apk/db/installed",

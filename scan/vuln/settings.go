@@ -21,7 +21,7 @@ const grypeVersion = "v0.121.2"
 
 // shape changes whenever this package makes something else of the same matches. It
 // is part of Settings.
-const shape = "3"
+const shape = "4"
 
 // Version returns the version of grype that matches are made with.
 func Version() string { return grypeVersion }

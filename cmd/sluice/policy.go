@@ -1,0 +1,260 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicegate/sluice/policy"
+)
+
+func policyCommand(g *global) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "The rules that decide: check, test, explain",
+		Long: `The rules that decide. Where no folder is named, the built-in policies or those of the
+configuration (policy.dir, upstreams.policy_dir) are meant.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(policyChecked(g), policyTest(g), policyExplain(g))
+	return cmd
+}
+
+// A checked set of policies, as -o json prints it.
+type checked struct {
+	policy.Status
+	Listings []policy.Listing `json:"listings"`
+	Error    string           `json:"error,omitempty"` // why a gateway would not take them
+}
+
+func policyChecked(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check [DIR]",
+		Short: "Load policies, waivers and kill list as a gateway would",
+		Long: `Load policies, waivers and kill list as a gateway would: parse, compile, check against the
+schema of the input, run the policies' tests, and decide about two examples. Nothing is
+changed, and no gateway is asked.
+
+Exit status: 0 a gateway would take them, 1 it would not, 2 usage, 3 could not find out.`,
+		Example: "  sluice policy check\n  sluice policy check ./policies",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := g.load()
+			if err != nil {
+				return err
+			}
+			h := &house{config: c}
+			dirs := h.policyDirs()
+			if len(args) == 1 {
+				if _, err := os.Stat(args[0]); err != nil {
+					return err
+				}
+				dirs = args
+			}
+			good := true
+			for _, dir := range dirs {
+				r := checked{Listings: []policy.Listing{}}
+				pc := h.policyConfig(dir)
+				e, err := policy.Open(cmd.Context(), pc)
+				if err == nil {
+					r.Status, r.Listings = e.Status(), e.Policies()
+					err = errorOf(r.LastError)
+				}
+				if cmd.Context().Err() != nil {
+					return cmd.Context().Err()
+				}
+				if err != nil {
+					good, r.Source, r.Error = false, cmp.Or(dir, "embedded defaults"), err.Error()
+				}
+				if err := printChecked(cmd.OutOrStdout(), g, r); err != nil {
+					return err
+				}
+			}
+			if !good {
+				return no()
+			}
+			return nil
+		},
+	}
+}
+
+func errorOf(s string) error {
+	if s == "" {
+		return nil
+	}
+	return errors.New(s)
+}
+
+func printChecked(w io.Writer, g *global, r checked) error {
+	if g.output == "json" {
+		return printJSON(w, r)
+	}
+	p := paletteFor(w)
+	if r.Error != "" {
+		fmt.Fprintf(w, "%s  %s\n", p.bad("BAD"), clean(r.Source))
+		for _, line := range strings.Split(r.Error, "; ") {
+			fmt.Fprintf(w, "  %s\n", clean(line))
+		}
+		return nil
+	}
+	fmt.Fprintf(w, "%s  %s, revision %s\n\n", p.good("GOOD"), clean(r.Source), r.Revision)
+	rows := [][]string{{"POLICY", "TITLE", "FILE"}}
+	for _, l := range r.Listings {
+		rows = append(rows, []string{clean(l.Package), clean(cmp.Or(l.Title, "-")), clean(l.File)})
+	}
+	table(w, rows)
+	fmt.Fprintf(w, "\nmode %s, %s in force, %s on the kill list\n", r.Mode, plural(r.Waivers, "waiver"), plural(r.Killed, "digest"))
+	if len(r.Expiring) > 0 {
+		fmt.Fprintf(w, "%s %s\n", p.warn("! end within 7 days:"), clean(strings.Join(r.Expiring, ", ")))
+	}
+	if len(r.Expired) > 0 {
+		fmt.Fprintf(w, "%s %s\n", p.warn("! have ended, and are ignored:"), clean(strings.Join(r.Expired, ", ")))
+	}
+	return nil
+}
+
+func policyTest(g *global) *cobra.Command {
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "test DIR",
+		Short: "Run the tests of policies",
+		Long: `Compile the policies of a folder as a gateway would and run the tests in its files
+*_test.rego, with the same cut capabilities.
+
+Exit status: 0 all pass, 1 one fails or the policies don't compile, 2 usage, 3 could not
+find out.`,
+		Example: "  sluice policy test ./policies --verbose",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if fi, err := os.Stat(args[0]); err != nil {
+				return err
+			} else if !fi.IsDir() {
+				return usage("%s is no folder", clean(args[0]))
+			}
+			tests, err := policy.TestDir(cmd.Context(), args[0])
+			if cmd.Context().Err() != nil {
+				return cmd.Context().Err()
+			}
+			w := cmd.OutOrStdout()
+			if err != nil {
+				return &exitError{status: exitNo, err: err}
+			}
+			failed, took := 0, time.Duration(0)
+			for _, t := range tests {
+				took += t.Took
+				if !t.Pass && !t.Skipped {
+					failed++
+				}
+				if g.output != "json" && (verbose || !t.Pass) {
+					fmt.Fprintln(w, clean(t.String()))
+				}
+			}
+			if g.output == "json" {
+				if tests == nil {
+					tests = []policy.Test{}
+				}
+				err = printJSON(w, tests)
+			} else if len(tests) == 0 {
+				_, err = fmt.Fprintln(w, "the policies compile; there are no tests (files named *_test.rego)")
+			} else {
+				_, err = fmt.Fprintf(w, "%s, %d failed, %v\n", plural(len(tests), "test"), failed, took.Round(time.Millisecond))
+			}
+			if err == nil && failed > 0 {
+				return no()
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "also name the tests that pass")
+	return cmd
+}
+
+func policyExplain(g *global) *cobra.Command {
+	c := &client{}
+	var platform string
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "explain IMAGE",
+		Short: "Ask a gateway why an image is decided as it is, and what would change that",
+		Long: `Ask a gateway why an image is decided as it is: each rule that has something to say, the
+findings that made it speak, what waivers and VEX documents set aside, and what would
+change the outcome.
+
+The password of --user is read from ` + envPassword + `.
+Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
+		Example: "  sluice policy explain cgr.dev/acme/web:1",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkPlatform(platform); platform != "" && err != nil {
+				return err
+			}
+			c.password = os.Getenv(envPassword)
+			a, err := c.verdict(cmd.Context(), args[0], platform, wait)
+			if err != nil {
+				return err
+			}
+			e := policy.Explain(a)
+			if g.output == "json" {
+				err = printJSON(cmd.OutOrStdout(), e)
+			} else {
+				printExplanation(cmd.OutOrStdout(), a, e)
+			}
+			if err == nil && a.Decision.Blocks() {
+				return no()
+			}
+			return err
+		},
+	}
+	c.flags(cmd.Flags(), &platform, &wait)
+	return cmd
+}
+
+func printExplanation(w io.Writer, a policy.Answer, e policy.Explanation) {
+	p := paletteFor(w)
+	fmt.Fprintf(w, "%s  %s\n", verdictWord(p, a), clean(a.Image.Reference))
+	fmt.Fprintf(w, "%s\n", p.dim("policies and waivers "+a.Decision.Revision+", decision "+a.Decision.ID))
+	for _, r := range e.Rules {
+		mark := p.bad("✗")
+		if !r.Blocks {
+			mark = p.warn("!")
+		}
+		fmt.Fprintf(w, "\n%s %s (%s): %s\n", mark, clean(r.Policy), r.Mode, clean(r.Message))
+		for i, f := range r.Findings {
+			if i == maxRows {
+				fmt.Fprintf(w, "    … and %d more; -o json lists all\n", len(r.Findings)-i)
+				break
+			}
+			fix := "no fix yet"
+			if len(f.Fix.Versions) > 0 {
+				fix = "fixed in " + strings.Join(f.Fix.Versions, ", ")
+				if f.Fix.Available != "" {
+					fix += " since " + f.Fix.Available
+				}
+			}
+			fmt.Fprintf(w, "    %s %s in %s %s, %s\n", clean(f.Severity), clean(f.ID), clean(f.Package.Name), clean(f.Package.Version), clean(fix))
+		}
+		for _, c := range r.Changes {
+			fmt.Fprintf(w, "    → %s\n", clean(c))
+		}
+	}
+	if len(e.Rules) == 0 {
+		fmt.Fprintln(w, "\nno rule has anything to say")
+	}
+	for _, x := range a.Decision.Waived {
+		by, until := "waiver "+x.Waiver, " until "+x.Expires
+		if x.VEX != "" {
+			by, until = "VEX "+x.VEX+" ("+x.Status+")", ""
+		}
+		fmt.Fprintf(w, "\n%s %s by %s%s: %s\n", p.dim("~"), clean(cmp.Or(x.Finding, x.Policy, "everything")), clean(by), until, clean(x.Reason))
+	}
+	if a.Decision.Blocks() {
+		fmt.Fprintf(w, "\nIt is allowed once none of the rules marked ✗ holds.\n")
+	}
+}
