@@ -3,6 +3,9 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,7 +76,7 @@ func TestKilledOnce(t *testing.T) {
 	defer s.Close()
 	pr := sitting(t, s)
 	syscall.Kill(pr.pid, syscall.SIGKILL)
-	<-pr.done
+	ended(t, pr)
 	landOne(t, s, 0)
 	got, err := s.Catalogue(t.Context())
 	if err != nil || string(got.JSON) != "0:bytes" {
@@ -196,8 +199,19 @@ func TestStoppedWhileIdle(t *testing.T) {
 	pr := first(t, p)
 	<-pr.warm
 	syscall.Kill(pr.pid, syscall.SIGSTOP)
+	eventually(t, "all its threads stand still", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pr.pid))
+		for _, f := range threads {
+			b, _ := os.ReadFile(f) // one that has ended stands still too
+			_, state, _ := strings.Cut(string(b), ") ")
+			if len(b) > 0 && !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return err == nil && len(threads) > 0
+	})
 	if got, err := scanned(t, p, "fine"); err != nil || got.Packages != 2 {
 		t.Fatalf("%v, %v\n%s", got, err, log)
 	}
-	<-pr.done
+	ended(t, pr)
 }

@@ -188,6 +188,16 @@ func first(t *testing.T, p *Pool) *process {
 	return pr
 }
 
+// ended waits for the end of a process.
+func ended(t *testing.T, pr *process) {
+	t.Helper()
+	select {
+	case <-pr.done:
+	case <-time.After(time.Minute):
+		t.Fatalf("process %d lives on: %v", pr.pid, pr.reason())
+	}
+}
+
 // begin begins a session for an image of n layers.
 func begin(t *testing.T, p *Pool, ref string, n int) scan.Session {
 	t.Helper()
@@ -337,6 +347,9 @@ func TestDeadline(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p, _ := started(t, 1)
+			if tt.survives {
+				p.Grace = time.Minute // on a slow machine nothing ends in milliseconds
+			}
 			pr := first(t, p)
 			ended := tt.survives
 			for wait := 100 * time.Millisecond; wait == 100*time.Millisecond || !ended; wait *= 4 { // on a slow machine it may not have begun
@@ -371,7 +384,7 @@ func TestClosedSession(t *testing.T) {
 	go s.Catalogue(t.Context())
 	s.Close()
 	s.Close()
-	<-pr.done
+	ended(t, pr)
 }
 
 func TestBadChildren(t *testing.T) {

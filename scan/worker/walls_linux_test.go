@@ -195,12 +195,13 @@ func act(ref, dir string) (out []string, err error) {
 			time.Sleep(time.Millisecond) // other tests need the disk too
 			runtime.KeepAlive(open)
 		}
-	case "litter": // files without end
-		for i := 0; ; i++ {
+	case "litter": // more files than it may have, and no more: other tests need the disk too
+		for i := range maxFiles + 1 {
 			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
 				return nil, err
 			}
 		}
+		select {}
 	case "spin":
 		for i := 0; ; i++ {
 			if i < 0 {
@@ -368,7 +369,7 @@ func TestExhaustion(t *testing.T) {
 			if _, err := s.Catalogue(ctx); err == nil || !strings.Contains(err.Error(), tt.want) && !strings.Contains(err.Error(), raceEnd) {
 				t.Errorf("%v, want %q\n%s", err, tt.want, log)
 			}
-			<-before.done
+			ended(t, before)
 			if _, err := scanned(t, p, "fine"); err != nil {
 				t.Errorf("the next scan: %v", err)
 			}
