@@ -59,6 +59,7 @@ type Engine struct {
 	current  atomic.Pointer[snapshot]
 	combined atomic.Pointer[combination] // the last one of current and c.Exceptions
 	evals    chan struct{}               // one place for each evaluation that may run at once
+	explains chan struct{}               // a place for the explanation that is made now
 	memory   *memory
 
 	mu    sync.Mutex // serialises loading; guards tried and state
@@ -95,10 +96,11 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{
-		c:      c,
-		modes:  modes,
-		evals:  make(chan struct{}, runtime.GOMAXPROCS(0)),
-		memory: newMemory(),
+		c:        c,
+		modes:    modes,
+		evals:    make(chan struct{}, runtime.GOMAXPROCS(0)),
+		explains: make(chan struct{}, 1),
+		memory:   newMemory(),
 	}
 	if e.fixed, err = parseKillLines("kill", c.Kill); err != nil {
 		return nil, err

@@ -147,3 +147,6 @@ type Answer struct {
 	Findings []scan.Finding `json:"findings"`
 	Decision Decision       `json:"decision"`
 }
+
+// Scanned reports whether the answer is more than that the image is being scanned.
+func (a Answer) Scanned() bool { return a.Scan.State != scan.Pending }

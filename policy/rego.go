@@ -96,6 +96,7 @@ type program struct {
 	query    rego.PreparedEvalQuery
 	packages []string // below data.sluice.policies, in the order of the query's variables
 	listings []Listing
+	spots    []ruleSpot
 	needs    needs // of the input
 	revision string
 }
@@ -112,6 +113,7 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, err
 	}
+	listings := listingsOf(modules, packages)
 	c, err := compileModules(modules)
 	if err != nil {
 		return nil, err
@@ -132,7 +134,7 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, fmt.Errorf("prepare policies: %w", err)
 	}
-	p := &program{query: q, packages: packages, listings: listingsOf(modules, packages), needs: needsOf(modules), revision: src.sum()}
+	p := &program{query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules), revision: src.sum()}
 	return p, p.smoke(ctx, timeout)
 }
 

@@ -224,12 +224,25 @@ func parseWaivers(name string, data []byte) (*waiverSet, error) {
 			err = errors.New("the id is used twice")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: waiver %d (%s): %w", name, i+1, clip(x.ID, 100), err)
+			return nil, fmt.Errorf("%s:%d: waiver %d (%s): %w", name, waiverLine(data, i), i+1, clip(x.ID, 100), err)
 		}
 		ids[x.ID] = true
 	}
 	set.all = file.Waivers
 	return set, nil
+}
+
+// waiverLine returns the line on which the waiver with an index begins.
+func waiverLine(data []byte, i int) int {
+	path, err := yaml.PathString(fmt.Sprintf("$.waivers[%d]", i))
+	if err != nil {
+		return 1
+	}
+	node, err := path.ReadNode(bytes.NewReader(data))
+	if err != nil || node.GetToken() == nil {
+		return 1
+	}
+	return node.GetToken().Position.Line
 }
 
 func (x *Waiver) check() error {

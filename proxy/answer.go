@@ -21,36 +21,62 @@ import (
 // pulled is fetched and scanned; where that isn't done by the deadline the answer's
 // scan state is pending.
 func (g *Gateway) Answer(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Answer, error) {
+	s, answer, err := g.ask(ctx, caller, ref, platform, deadline)
+	if answer != nil || err != nil {
+		return orNone(answer), err
+	}
+	return policy.NewAnswer(s.input, s.decision), nil
+}
+
+// Explain is Answer with what each policy says and doesn't, and what would change the
+// outcome.
+func (g *Gateway) Explain(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Explanation, error) {
+	s, answer, err := g.ask(ctx, caller, ref, platform, deadline)
+	if answer != nil || err != nil {
+		return policy.Explain(orNone(answer)), err
+	}
+	repo := Repo{Upstream: s.input.Image.Registry, Name: s.input.Image.Repository}
+	return g.policy(repo).Explain(ctx, s.input, s.decision), nil
+}
+
+func orNone(a *policy.Answer) policy.Answer {
+	if a == nil {
+		return policy.Answer{}
+	}
+	return *a
+}
+
+// ask finds out where an image stands for a caller by the deadline. An image that can't be
+// gated has an answer at once.
+func (g *Gateway) ask(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (s standing, answer *policy.Answer, err error) {
 	rt, err := g.parseReference(ref)
 	if err != nil {
-		return policy.Answer{}, err
+		return s, nil, err
 	}
 	m, err := g.imageOf(ctx, rt, platform)
 	if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeDenied && e.cause == nil { // upstream's own refusals have a cause
-		return refused(rt, e), nil
+		a := refused(rt, e)
+		return s, &a, nil
 	}
 	if err != nil {
-		return policy.Answer{}, err
+		return s, nil, err
 	}
-	s, err := g.stand(ctx, caller, rt.repo, m, high)
-	if err != nil {
-		return policy.Answer{}, err
+	if s, err = g.stand(ctx, caller, rt.repo, m, high); err != nil {
+		return s, nil, err
 	}
 	if s.decision.ID == "" { // pending, or passed without a verdict in a mode that doesn't hold
 		p, err := g.pending(ctx, caller, rt.repo, m, s.pull)
 		if err != nil {
-			return policy.Answer{}, err
+			return s, nil, err
 		}
 		if s, err = g.await(ctx, caller, p, deadline); err != nil {
-			return policy.Answer{}, err
+			return s, nil, err
 		}
 	}
 	if s.pending() {
-		if s, err = g.timedOut(ctx, caller, rt.repo, m); err != nil {
-			return policy.Answer{}, err
-		}
+		s, err = g.timedOut(ctx, caller, rt.repo, m)
 	}
-	return policy.NewAnswer(s.input, s.decision), nil
+	return s, nil, err
 }
 
 // refused is the answer about an image that can't be gated, so that there was nothing to

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,10 +38,11 @@ type checked struct {
 func policyChecked(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [DIR]",
-		Short: "Load policies, waivers and kill list as a gateway would",
-		Long: `Load policies, waivers and kill list as a gateway would: parse, compile, check against the
-schema of the input, run the policies' tests, and decide about two examples. Nothing is
-changed, and no gateway is asked.
+		Short: "Load policies, waivers, kill list and VEX documents as a gateway would",
+		Long: `Load policies, waivers, kill list and VEX documents as a gateway would: parse, compile,
+check against the schema of the input, run the policies' tests, and decide about two
+examples. DIR is checked in place of the policies of the configuration. Nothing is
+changed, and no gateway is asked: waivers of its store are not looked at.
 
 Exit status: 0 a gateway would take them, 1 it would not, 2 usage, 3 could not find out.`,
 		Example: "  sluice policy check\n  sluice policy check ./policies",
@@ -58,31 +60,45 @@ Exit status: 0 a gateway would take them, 1 it would not, 2 usage, 3 could not f
 				}
 				dirs = args
 			}
-			good := true
-			for _, dir := range dirs {
-				r := checked{Listings: []policy.Listing{}}
-				pc := h.policyConfig(dir)
-				e, err := policy.Open(cmd.Context(), pc)
-				if err == nil {
-					r.Status, r.Listings = e.Status(), e.Policies()
-					err = errorOf(r.LastError)
-				}
-				if cmd.Context().Err() != nil {
-					return cmd.Context().Err()
-				}
-				if err != nil {
-					good, r.Source, r.Error = false, cmp.Or(dir, "embedded defaults"), err.Error()
-				}
-				if err := printChecked(cmd.OutOrStdout(), g, r); err != nil {
-					return err
-				}
-			}
-			if !good {
-				return no()
-			}
-			return nil
+			return h.check(cmd.Context(), cmd.OutOrStdout(), g, dirs)
 		},
 	}
+}
+
+// check prints how each directory of policies does, with the files that hold for all.
+func (h *house) check(ctx context.Context, w io.Writer, g *global, dirs []string) error {
+	documents := &policy.Exceptions{VEX: h.config.Policy.VEX}
+	vexErr := documents.Open(ctx)
+	good, all := vexErr == nil, []checked{}
+	for _, dir := range dirs {
+		r := checked{Listings: []policy.Listing{}}
+		pc := h.policyConfig(dir)
+		if vexErr == nil {
+			pc.Exceptions = documents
+		}
+		e, err := policy.Open(ctx, pc)
+		if err == nil {
+			r.Status, r.Listings = e.Status(), e.Policies()
+			err = errorOf(r.LastError)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			good, r.Source, r.Error = false, cmp.Or(dir, "embedded defaults"), err.Error()
+		}
+		all = append(all, r)
+	}
+	if vexErr != nil {
+		all = append(all, checked{Status: policy.Status{Source: "policy.vex"}, Listings: []policy.Listing{}, Error: vexErr.Error()})
+	}
+	if err := printChecked(w, g, good, all); err != nil {
+		return err
+	}
+	if !good {
+		return no()
+	}
+	return nil
 }
 
 func errorOf(s string) error {
@@ -92,32 +108,41 @@ func errorOf(s string) error {
 	return errors.New(s)
 }
 
-func printChecked(w io.Writer, g *global, r checked) error {
+func printChecked(w io.Writer, g *global, good bool, all []checked) error {
 	if g.output == "json" {
-		return printJSON(w, r)
+		return printJSON(w, map[string]any{"good": good, "checked": all})
 	}
 	p := paletteFor(w)
-	if r.Error != "" {
+	for i, r := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if r.Error == "" {
+			printGood(w, p, r)
+			continue
+		}
 		fmt.Fprintf(w, "%s  %s\n", p.bad("BAD"), clean(r.Source))
-		for _, line := range strings.Split(r.Error, "; ") {
+		for line := range strings.SplitSeq(strings.ReplaceAll(r.Error, "; ", "\n"), "\n") {
 			fmt.Fprintf(w, "  %s\n", clean(line))
 		}
-		return nil
 	}
+	return nil
+}
+
+func printGood(w io.Writer, p palette, r checked) {
 	fmt.Fprintf(w, "%s  %s, revision %s\n\n", p.good("GOOD"), clean(r.Source), r.Revision)
 	rows := [][]string{{"POLICY", "TITLE", "FILE"}}
 	for _, l := range r.Listings {
 		rows = append(rows, []string{clean(l.Package), clean(cmp.Or(l.Title, "-")), clean(l.File)})
 	}
 	table(w, rows)
-	fmt.Fprintf(w, "\nmode %s, %s in force, %s on the kill list\n", r.Mode, plural(r.Waivers, "waiver"), plural(r.Killed, "digest"))
+	fmt.Fprintf(w, "\nmode %s, %s in force, %s, %s on the kill list\n", r.Mode, plural(r.Waivers, "waiver"), plural(r.VEX, "VEX document"), plural(r.Killed, "digest"))
 	if len(r.Expiring) > 0 {
 		fmt.Fprintf(w, "%s %s\n", p.warn("! end within 7 days:"), clean(strings.Join(r.Expiring, ", ")))
 	}
 	if len(r.Expired) > 0 {
 		fmt.Fprintf(w, "%s %s\n", p.warn("! have ended, and are ignored:"), clean(strings.Join(r.Expired, ", ")))
 	}
-	return nil
 }
 
 func policyTest(g *global) *cobra.Command {
@@ -184,8 +209,9 @@ func policyExplain(g *global) *cobra.Command {
 		Use:   "explain IMAGE",
 		Short: "Ask a gateway why an image is decided as it is, and what would change that",
 		Long: `Ask a gateway why an image is decided as it is: each rule that has something to say, the
-findings that made it speak, what waivers and VEX documents set aside, and what would
-change the outcome.
+findings that made it speak, and what would silence it; the condition that does not hold
+of each rule that says nothing; what waivers and VEX documents set aside; and what updates
+or time alone would change.
 
 The password of --user is read from ` + envPassword + `.
 Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
@@ -196,17 +222,18 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 				return err
 			}
 			c.password = os.Getenv(envPassword)
-			a, err := c.verdict(cmd.Context(), args[0], platform, wait)
+			e, err := untilScanned(args[0], wait, func(e policy.Explanation) bool { return e.Scanned() }, func(e *policy.Explanation, left time.Duration) error {
+				return c.get(cmd.Context(), questionPath("explain", args[0], platform, left), e)
+			})
 			if err != nil {
 				return err
 			}
-			e := policy.Explain(a)
 			if g.output == "json" {
 				err = printJSON(cmd.OutOrStdout(), e)
 			} else {
-				printExplanation(cmd.OutOrStdout(), a, e)
+				printExplanation(cmd.OutOrStdout(), e)
 			}
-			if err == nil && a.Decision.Blocks() {
+			if err == nil && e.Decision.Blocks() {
 				return no()
 			}
 			return err
@@ -214,47 +241,4 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 	}
 	c.flags(cmd.Flags(), &platform, &wait)
 	return cmd
-}
-
-func printExplanation(w io.Writer, a policy.Answer, e policy.Explanation) {
-	p := paletteFor(w)
-	fmt.Fprintf(w, "%s  %s\n", verdictWord(p, a), clean(a.Image.Reference))
-	fmt.Fprintf(w, "%s\n", p.dim("policies and waivers "+a.Decision.Revision+", decision "+a.Decision.ID))
-	for _, r := range e.Rules {
-		mark := p.bad("✗")
-		if !r.Blocks {
-			mark = p.warn("!")
-		}
-		fmt.Fprintf(w, "\n%s %s (%s): %s\n", mark, clean(r.Policy), r.Mode, clean(r.Message))
-		for i, f := range r.Findings {
-			if i == maxRows {
-				fmt.Fprintf(w, "    … and %d more; -o json lists all\n", len(r.Findings)-i)
-				break
-			}
-			fix := "no fix yet"
-			if len(f.Fix.Versions) > 0 {
-				fix = "fixed in " + strings.Join(f.Fix.Versions, ", ")
-				if f.Fix.Available != "" {
-					fix += " since " + f.Fix.Available
-				}
-			}
-			fmt.Fprintf(w, "    %s %s in %s %s, %s\n", clean(f.Severity), clean(f.ID), clean(f.Package.Name), clean(f.Package.Version), clean(fix))
-		}
-		for _, c := range r.Changes {
-			fmt.Fprintf(w, "    → %s\n", clean(c))
-		}
-	}
-	if len(e.Rules) == 0 {
-		fmt.Fprintln(w, "\nno rule has anything to say")
-	}
-	for _, x := range a.Decision.Waived {
-		by, until := "waiver "+x.Waiver, " until "+x.Expires
-		if x.VEX != "" {
-			by, until = "VEX "+x.VEX+" ("+x.Status+")", ""
-		}
-		fmt.Fprintf(w, "\n%s %s by %s%s: %s\n", p.dim("~"), clean(cmp.Or(x.Finding, x.Policy, "everything")), clean(by), until, clean(x.Reason))
-	}
-	if a.Decision.Blocks() {
-		fmt.Fprintf(w, "\nIt is allowed once none of the rules marked ✗ holds.\n")
-	}
 }

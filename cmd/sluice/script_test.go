@@ -203,6 +203,7 @@ func TestScripts(t *testing.T) {
 			"until":     until,
 			"metric":    awaitMetric,
 			"kill-list": kill,
+			"status":    exitStatus,
 		},
 	})
 }

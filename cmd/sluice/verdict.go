@@ -22,7 +22,6 @@ import (
 
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
-	"github.com/sluicegate/sluice/scan"
 )
 
 const envPassword = "SLUICE_PASSWORD" // of the caller, for commands that ask a gateway
@@ -101,21 +100,30 @@ func report(w io.Writer, g *global, a policy.Answer) error {
 
 // verdict asks until the image is scanned or wait is over.
 func (c *client) verdict(ctx context.Context, image, platform string, wait time.Duration) (policy.Answer, error) {
+	return untilScanned(image, wait, policy.Answer.Scanned, func(a *policy.Answer, left time.Duration) error {
+		return c.get(ctx, questionPath("verdict", image, platform, left), a)
+	})
+}
+
+func questionPath(about, image, platform string, wait time.Duration) string {
+	q := url.Values{"image": {image}, "wait": {wait.String()}}
+	if platform != "" {
+		q.Set("platform", platform)
+	}
+	return "/api/v1/" + about + "?" + q.Encode()
+}
+
+// untilScanned asks, five seconds at a time, until the answer is about an image that is
+// scanned, or wait is over.
+func untilScanned[T any](image string, wait time.Duration, scanned func(T) bool, ask func(*T, time.Duration) error) (T, error) {
 	deadline := time.Now().Add(wait)
-	p := newProgress("scanning " + image)
+	p := newProgress("scanning " + clean(image))
 	defer p.done()
 	for began := time.Now(); ; {
-		left := min(max(time.Until(deadline), 0), 5*time.Second)
-		var a policy.Answer
-		q := url.Values{"image": {image}, "wait": {left.String()}}
-		if platform != "" {
-			q.Set("platform", platform)
-		}
-		if err := c.get(ctx, "/api/v1/verdict?"+q.Encode(), &a); err != nil {
-			return a, err
-		}
-		if a.Scan.State != scan.Pending || time.Now().After(deadline) {
-			return a, nil
+		var answer T
+		err := ask(&answer, min(max(time.Until(deadline), 0), 5*time.Second))
+		if err != nil || scanned(answer) || time.Now().After(deadline) {
+			return answer, err
 		}
 		p.say(time.Since(began).Round(time.Second).String())
 	}

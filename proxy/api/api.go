@@ -6,6 +6,11 @@
 // it. An image that was never pulled is fetched and scanned; where that takes longer
 // than wait, scan.state is "pending" and the same call asks again.
 //
+//	GET /api/v1/explain?image=REF[&platform=linux/amd64][&wait=30s]
+//
+// answers with a policy.Explanation: the same, with what each rule says or why it says
+// nothing, and what would change the outcome.
+//
 //	GET /api/v1/events[?since=2026-01-31T00:00:00Z]
 //
 // tells of images that were allowed and are denied by a new vulnerability database, or the
@@ -50,6 +55,7 @@ const (
 // A Gateway answers questions about images.
 type Gateway interface {
 	Answer(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Answer, error)
+	Explain(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Explanation, error)
 }
 
 // Handler serves /api/v1.
@@ -93,7 +99,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return &proxy.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "only GET is served here"}
 	}
 	switch r.URL.Path {
-	case "/api/v1/verdict":
+	case "/api/v1/verdict", "/api/v1/explain":
 		answer, err := h.verdict(r, caller)
 		if err != nil {
 			return err
@@ -118,7 +124,11 @@ func (h *Handler) verdict(r *http.Request, caller auth.Caller) (any, error) {
 	if platform == "" {
 		platform = "linux/" + runtime.GOARCH
 	}
-	return h.Gateway.Answer(r.Context(), caller, q.Get("image"), platform, time.Now().Add(wait))
+	image, deadline := q.Get("image"), time.Now().Add(wait)
+	if r.URL.Path == "/api/v1/explain" {
+		return h.Gateway.Explain(r.Context(), caller, image, platform, deadline)
+	}
+	return h.Gateway.Answer(r.Context(), caller, image, platform, deadline)
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {

@@ -35,6 +35,11 @@ func (o *oracle) Answer(_ context.Context, _ auth.Caller, ref, platform string, 
 	return policy.NewAnswer(policy.Input{Image: policy.Image{Reference: ref}}, policy.Decision{ID: "1", Allow: true}), nil
 }
 
+func (o *oracle) Explain(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Explanation, error) {
+	a, err := o.Answer(ctx, caller, ref, platform, deadline)
+	return policy.Explain(a), err
+}
+
 func TestVerdict(t *testing.T) {
 	for _, tt := range []struct {
 		description, method, url string
@@ -43,6 +48,9 @@ func TestVerdict(t *testing.T) {
 		want                     string
 	}{
 		{"an image", "GET", "/api/v1/verdict?image=acme/web:1&platform=linux/arm64&wait=3s", true, 200, `"allow": true`},
+		{"an explanation", "GET", "/api/v1/explain?image=acme/web:1&platform=linux/arm64&wait=3s", true, 200, `"silent": []`},
+		{"an explanation of nothing", "GET", "/api/v1/explain?image=acme/none:1", true, 404, "no such image"},
+		{"an explanation for an unknown caller", "GET", "/api/v1/explain?image=acme/web:1", false, 401, "docker login"},
 		{"an image that is none", "GET", "/api/v1/verdict?image=acme/none:1", true, 404, "no such image"},
 		{"a wait that is none", "GET", "/api/v1/verdict?image=acme/web:1&wait=long", true, 400, "wait must be a duration"},
 		{"a wait without end", "GET", "/api/v1/verdict?image=acme/web:1&wait=999h", true, 400, "wait must be a duration"},
