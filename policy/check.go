@@ -107,7 +107,7 @@ func TestDir(ctx context.Context, dir string) ([]Test, error) {
 	if _, _, err := entrypoints(modules); err != nil {
 		return nil, err
 	}
-	if _, err := compileModules(modules); err != nil {
+	if _, err := compileModules(ctx, modules, src, src.store()); err != nil {
 		return nil, err
 	}
 	return runTests(ctx, src)
@@ -117,7 +117,7 @@ func TestDir(ctx context.Context, dir string) ([]Test, error) {
 func runTests(ctx context.Context, src sources) ([]Test, error) {
 	modules := map[string]*ast.Module{}
 	tests := 0
-	for name, text := range src {
+	for name, text := range src.texts {
 		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
 		if err != nil {
 			return nil, err
@@ -130,13 +130,20 @@ func runTests(ctx context.Context, src sources) ([]Test, error) {
 	if tests == 0 {
 		return nil, nil
 	}
+	store := src.store()
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("data documents: %w", err)
+	}
+	defer store.Abort(ctx, txn)
 	results, err := tester.NewRunner().
 		SetCompiler(newCompiler().WithEnablePrintStatements(true)).
+		SetStore(store).
 		RaiseBuiltinErrors(true).
 		CapturePrintOutput(true).
 		SetTimeout(testTimeout).
 		SetModules(modules).
-		RunTests(ctx, nil)
+		RunTests(ctx, txn)
 	if err != nil {
 		var errs ast.Errors
 		if errors.As(err, &errs) {

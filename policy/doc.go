@@ -37,10 +37,18 @@
 // not one for each. Findings come worst first. The names policy_error and kill_list
 // belong to the engine.
 //
+// Data documents are files named data.json or data.yaml. Their folder says where they
+// stand: what parameters/limit/data.yaml holds is data.parameters.limit. A rule that
+// refers to data which no document has is an error, unless it has a default.
+//
 // Helpers live below sluice.lib, or in any package outside sluice.policies that has
 // no rule named violations or warnings. Tests live in files named *_test.rego; they
 // are run whenever policies are loaded, and take no part in deciding. Names that
-// begin with a dot are skipped. Files other than *.rego are not read.
+// begin with a dot are skipped. Other files are not read.
+//
+// A bundle is the same in one file, a tar.gz as `opa build` makes it. It may have to be
+// signed by one of some keys, over each of its files; a signature that has ended (exp)
+// does not count.
 //
 // Input is checked against input.schema.json when policies are loaded, so a misspelt
 // field is an error with file and line. Optional fields may be absent: use

@@ -40,6 +40,10 @@ const (
 // is useful: the embedded defaults, enforced.
 type Config struct {
 	Dir        string        // directory of *.rego files in place of the embedded defaults; "" for these
+	Bundle     string        // file with a bundle in OPA's format, in place of Dir; "" for none
+	BundleKeys []BundleKey   // one of which must have signed the bundle; none: nobody needs to
+	Origin     string        // what Status calls the bundle; "" is its file's name
+	Behind     func() error  // why the bundle's file could not be brought up to date; nil for never
 	Mode       Mode          // of what no rule of Modes covers; "" is Enforce
 	Modes      []ModeRule    // the first that matches counts
 	WaiverFile string        // "" for no waivers; named, it must exist when the engine is opened
@@ -49,6 +53,13 @@ type Config struct {
 	Timeout    time.Duration // of one evaluation, which gets a second, longer try; 0 is 200 ms
 	Now        func() time.Time
 	Log        *slog.Logger
+}
+
+func (c *Config) behind() error {
+	if c.Behind == nil {
+		return nil
+	}
+	return c.Behind()
 }
 
 // An Engine decides. All its methods may be called concurrently.

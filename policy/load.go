@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,10 +16,11 @@ import (
 
 // Status is what the engine works with, and what is wrong with what it was given.
 type Status struct {
-	Source    string    `json:"source"` // the directory, or "embedded defaults"
+	Source    string    `json:"source"` // the directory, the bundle, or "embedded defaults"
 	Mode      Mode      `json:"mode"`
 	Revision  string    `json:"revision"`
-	LoadedAt  time.Time `json:"loaded_at"` // when any part last changed
+	Bundle    string    `json:"bundle_revision,omitempty"` // that the bundle says of itself
+	LoadedAt  time.Time `json:"loaded_at"`                 // when any part last changed
 	LastError string    `json:"last_error,omitempty"`
 	Policies  int       `json:"policies"` // packages below sluice.policies
 	Waivers   int       `json:"waivers"`  // that hold now
@@ -31,6 +33,8 @@ type Status struct {
 // files is what the engine's files hold at one moment, good or bad.
 type files struct {
 	sources            sources
+	bundle             []byte // in place of sources
+	keys               keySet
 	waivers, kill      []byte
 	policyErr          error
 	waiverErr, killErr error
@@ -50,16 +54,25 @@ func (s *loadState) err() error { return errors.Join(s.policyErr, s.waiverErr, s
 // read reads everything, remembering errors by part.
 func (e *Engine) read() files {
 	var f files
-	if e.c.Dir == "" {
+	switch {
+	case e.c.Bundle != "":
+		var sum string
+		if f.keys, sum, f.policyErr = readKeys(e.c.BundleKeys, e.c.Now()); f.policyErr == nil {
+			f.bundle, f.policyErr = readBounded(e.c.Bundle, MaxBundle)
+		}
+		f.sums.policies = sumOf(f.bundle, f.policyErr) + sum
+	case e.c.Dir == "":
 		sub, err := fs.Sub(defaults, "default")
 		if err == nil {
 			f.sources, err = readSources(sub, "embedded")
 		}
 		f.policyErr = err
-	} else {
+	default:
 		f.sources, f.policyErr = readSources(os.DirFS(e.c.Dir), e.c.Dir)
 	}
-	f.sums.policies = f.sources.sum() + errText(f.policyErr)
+	if e.c.Bundle == "" {
+		f.sums.policies = f.sources.sum() + errText(f.policyErr)
+	}
 	f.waivers, f.waiverErr = readBounded(e.c.WaiverFile, maxWaiverFile)
 	f.sums.waivers = sumOf(f.waivers, f.waiverErr)
 	f.kill, f.killErr = readBounded(e.c.KillFile, maxKillFile)
@@ -108,7 +121,7 @@ func (e *Engine) load(ctx context.Context, f files) error {
 		next = *old
 	}
 	if f.sums.policies != e.tried.policies {
-		p, err := compileFiles(ctx, f, e.c.Timeout)
+		p, err := e.compileFiles(ctx, f)
 		if err == nil {
 			next.program = p
 		}
@@ -147,11 +160,17 @@ func (e *Engine) load(ctx context.Context, f files) error {
 	return err
 }
 
-func compileFiles(ctx context.Context, f files, timeout time.Duration) (*program, error) {
+func (e *Engine) compileFiles(ctx context.Context, f files) (*program, error) {
 	if f.policyErr != nil {
 		return nil, f.policyErr
 	}
-	p, err := compile(ctx, f.sources, timeout)
+	if f.bundle != nil {
+		var err error
+		if f.sources, err = readBundle(cmp.Or(e.c.Origin, e.c.Bundle), f.bundle, f.keys, e.c.Now()); err != nil {
+			return nil, fmt.Errorf("policies: %w", err)
+		}
+	}
+	p, err := compile(ctx, f.sources, e.c.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("policies: %w", err)
 	}
@@ -193,21 +212,23 @@ func (e *Engine) Status() Status {
 	e.mu.Unlock()
 	s := e.snapshot()
 	st := Status{
-		Source: e.c.Dir, Mode: e.modes.standard, Revision: s.revision, LoadedAt: state.loadedAt,
+		Source: cmp.Or(e.c.Origin, e.c.Bundle, e.c.Dir, "embedded defaults"), Mode: e.modes.standard,
+		Revision: s.revision, Bundle: s.program.given, LoadedAt: state.loadedAt,
 		Policies: len(s.program.packages), Killed: len(s.kill),
 		Expired: []string{}, Expiring: []string{},
 	}
-	if st.Source == "" {
-		st.Source = "embedded defaults"
-	}
-	if err := state.err(); err != nil {
-		st.LastError = err.Error()
-	}
 	exceptions := e.c.Exceptions.Status()
 	st.VEX = exceptions.Documents
-	if exceptions.Error != "" {
-		st.LastError = strings.TrimPrefix(st.LastError+"\n"+exceptions.Error, "\n")
+	var lines []string
+	for _, err := range []error{state.err(), e.c.behind()} {
+		if err != nil {
+			lines = append(lines, err.Error())
+		}
 	}
+	if exceptions.Error != "" {
+		lines = append(lines, exceptions.Error)
+	}
+	st.LastError = strings.Join(lines, "\n")
 	now := e.c.Now()
 	for i := range s.waivers.all {
 		switch w := &s.waivers.all[i]; {

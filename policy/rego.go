@@ -19,6 +19,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 )
 
 //go:embed default/*.rego
@@ -29,7 +30,7 @@ var inputSchema []byte
 
 const (
 	maxPolicyFiles = 500
-	maxPolicyBytes = 4 << 20
+	maxPolicyBytes = 16 << 20         // data documents included
 	testTimeout    = 5 * time.Second  // of one test in a *_test.rego
 	loadTimeout    = 60 * time.Second // of all of them
 	maxLoadErrors  = 5                // that one error spells out
@@ -38,13 +39,18 @@ const (
 // root is where policies live: data.sluice.policies.
 var root = []string{"sluice", "policies"}
 
-// sources are the texts of *.rego files by the name that errors use.
-type sources map[string]string
+// sources are what policies are made from.
+type sources struct {
+	texts    map[string]string // of *.rego files, by the name that errors use
+	data     map[string]any    // data documents, merged
+	revision string            // that a bundle says of itself
+}
 
-// readSources reads all *.rego files of a file system. Names that start with a dot
-// are skipped, as are the versioned directories of a Kubernetes ConfigMap.
+// readSources reads the *.rego files and the data documents of a file system. Names that
+// start with a dot are skipped, as are the versioned directories of a Kubernetes
+// ConfigMap.
 func readSources(fsys fs.FS, prefix string) (sources, error) {
-	s, total := sources{}, 0
+	s, total := sources{texts: map[string]string{}}, 0
 	err := fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -54,39 +60,48 @@ func readSources(fsys fs.FS, prefix string) (sources, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case e.IsDir() || path.Ext(name) != ".rego":
+		case e.IsDir() || path.Ext(name) != ".rego" && !isData(name):
 			return nil
 		}
 		info, err := fs.Stat(fsys, name)
 		if err != nil {
 			return err
 		}
-		if total += int(min(info.Size(), maxPolicyBytes+1)); total > maxPolicyBytes || len(s) == maxPolicyFiles {
-			return fmt.Errorf("more than %d files or %d MiB of policies", maxPolicyFiles, maxPolicyBytes>>20)
+		if total += int(min(info.Size(), maxPolicyBytes+1)); total > maxPolicyBytes || len(s.texts) == maxPolicyFiles {
+			return fmt.Errorf("more than %d files or %d MiB of policies and data", maxPolicyFiles, maxPolicyBytes>>20)
 		}
 		b, err := fs.ReadFile(fsys, name)
 		if err != nil {
 			return err
 		}
-		s[path.Join(prefix, name)] = string(b)
+		if isData(name) {
+			return s.addData(prefix, name, b)
+		}
+		s.texts[path.Join(prefix, name)] = string(b)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read policies in %s: %w", prefix, err)
+		return sources{}, fmt.Errorf("read policies in %s: %w", prefix, err)
 	}
 	return s, nil
 }
 
-// sum identifies the content: names and texts.
+// sum identifies the content: names, texts and data.
 func (s sources) sum() string {
 	h := sha256.New()
-	var n [8]byte
-	for _, name := range slices.Sorted(maps.Keys(s)) {
-		for _, part := range []string{path.Base(name), s[name]} {
-			binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-			h.Write(n[:])
-			h.Write([]byte(part))
-		}
+	add := func(part []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+		h.Write(n[:])
+		h.Write(part)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.texts)) {
+		add([]byte(path.Base(name)))
+		add([]byte(s.texts[name]))
+	}
+	if len(s.data) > 0 {
+		b, _ := json.Marshal(s.data) // it came from JSON; keys are sorted
+		add(b)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
@@ -99,6 +114,7 @@ type program struct {
 	spots    []ruleSpot
 	needs    needs // of the input
 	revision string
+	given    string // that a bundle says of itself
 }
 
 // compile parses and compiles policies, runs their tests and evaluates them once.
@@ -113,8 +129,8 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, err
 	}
-	listings := listingsOf(modules, packages)
-	c, err := compileModules(modules)
+	listings, store := listingsOf(modules, packages), src.store()
+	c, err := compileModules(ctx, modules, src, store)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +142,7 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	}
 	q, err := rego.New(
 		rego.Compiler(c),
+		rego.Store(store),
 		rego.Query(query),
 		rego.Capabilities(capabilities()),
 		rego.SetRegoVersion(ast.RegoV1),
@@ -134,23 +151,32 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, fmt.Errorf("prepare policies: %w", err)
 	}
-	p := &program{query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules), revision: src.sum()}
+	p := &program{
+		query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules),
+		revision: src.sum(), given: src.revision,
+	}
 	return p, p.smoke(ctx, timeout)
 }
 
-// compileModules compiles what decides against the schema of its input.
-func compileModules(modules map[string]*ast.Module) (*ast.Compiler, error) {
+// compileModules compiles what decides against the schema of its input. Where a rule and a
+// data document have the same path that is an error. store holds the data of src.
+func compileModules(ctx context.Context, modules map[string]*ast.Module, src sources, store storage.Store) (*ast.Compiler, error) {
 	var schema any
 	if err := json.Unmarshal(inputSchema, &schema); err != nil {
 		return nil, fmt.Errorf("input schema: %w", err)
 	}
 	schemas := ast.NewSchemaSet()
 	schemas.Put(ast.SchemaRootRef, schema)
-	c := newCompiler().WithSchemas(schemas)
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("data documents: %w", err)
+	}
+	defer store.Abort(ctx, txn)
+	c := newCompiler().WithSchemas(schemas).WithPathConflictsCheck(storage.NonEmpty(ctx, store, txn))
 	if c.Compile(modules); c.Failed() {
 		return nil, compileError(c.Errors)
 	}
-	return c, nil
+	return c, src.missing(c)
 }
 
 func newCompiler() *ast.Compiler {
@@ -187,8 +213,8 @@ func capabilities() *ast.Capabilities {
 func parse(src sources) (modules map[string]*ast.Module, tests int, err error) {
 	modules = map[string]*ast.Module{}
 	var errs ast.Errors
-	for _, name := range slices.Sorted(maps.Keys(src)) {
-		m, err := ast.ParseModuleWithOpts(name, src[name], ast.ParserOptions{
+	for _, name := range slices.Sorted(maps.Keys(src.texts)) {
+		m, err := ast.ParseModuleWithOpts(name, src.texts[name], ast.ParserOptions{
 			RegoVersion: ast.RegoV1, Capabilities: capabilities(), ProcessAnnotation: true,
 		})
 		var more ast.Errors

@@ -62,12 +62,12 @@ func (e *Engine) Run(ctx context.Context) error {
 // the directory it is in, since editors and Kubernetes replace files, or the symlink
 // on the way to them. One that can't be added is left to the poll.
 func (e *Engine) watch(w *fsnotify.Watcher) {
-	for _, name := range []string{e.c.Dir, e.c.WaiverFile, e.c.KillFile} {
+	for _, name := range e.named(e.c.Dir) {
 		if name != "" {
 			_ = w.Add(filepath.Dir(filepath.Clean(name)))
 		}
 	}
-	if e.c.Dir == "" {
+	if e.c.Dir == "" || e.c.Bundle != "" {
 		return
 	}
 	_ = w.Add(e.c.Dir) // WalkDir below doesn't follow a link
@@ -82,6 +82,15 @@ func (e *Engine) watch(w *fsnotify.Watcher) {
 	})
 }
 
+// named are the files of the configuration, and more.
+func (e *Engine) named(more ...string) []string {
+	names := append(more, e.c.Bundle, e.c.WaiverFile, e.c.KillFile)
+	for _, k := range e.c.BundleKeys {
+		names = append(names, k.File)
+	}
+	return names
+}
+
 // concerns reports whether a change of name can be a change of ours. The directory
 // of a file may hold busy files of others, such as the gateway's own store.
 func (e *Engine) concerns(name string) bool {
@@ -89,7 +98,7 @@ func (e *Engine) concerns(name string) bool {
 	if strings.HasPrefix(filepath.Base(name), "..") { // a ConfigMap's ..data
 		return true
 	}
-	for _, n := range []string{e.c.WaiverFile, e.c.KillFile} {
+	for _, n := range e.named() {
 		if n != "" && name == filepath.Clean(n) {
 			return true
 		}
