@@ -28,6 +28,26 @@ func (g *Gateway) Answer(ctx context.Context, caller auth.Caller, ref, platform 
 	return policy.NewAnswer(s.input, s.decision), nil
 }
 
+// A Question is about an image that somebody may want to run.
+type Question struct {
+	Image     string
+	Platform  string
+	Namespace string // Kubernetes namespace that it is to run in, "" where there is none
+	Action    string // pull, check or admission
+}
+
+// Check is Answer with what policies are told of the request taken from q. It leaves no
+// trace but the one that an Answer leaves.
+func (g *Gateway) Check(ctx context.Context, caller auth.Caller, q Question, deadline time.Time) (policy.Answer, error) {
+	s, answer, err := g.ask(ctx, caller, q.Image, q.Platform, deadline)
+	if answer != nil || err != nil {
+		return orNone(answer), err
+	}
+	s.input.Request.Namespace, s.input.Request.Action = q.Namespace, q.Action
+	repo := Repo{Upstream: s.input.Image.Registry, Name: s.input.Image.Repository}
+	return policy.NewAnswer(s.input, g.policy(repo).Decide(ctx, s.input)), nil
+}
+
 // Explain is Answer with what each policy says and doesn't, and what would change the
 // outcome.
 func (g *Gateway) Explain(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Explanation, error) {

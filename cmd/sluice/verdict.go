@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/api"
 )
 
 const envPassword = "SLUICE_PASSWORD" // of the caller, for commands that ask a gateway
@@ -36,7 +38,8 @@ type client struct {
 
 func verdictCommand(g *global) *cobra.Command {
 	c := &client{}
-	var platform string
+	var check bool
+	var platform, namespace string
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "verdict IMAGE",
@@ -44,15 +47,25 @@ func verdictCommand(g *global) *cobra.Command {
 		Long: `Ask a gateway what is in an image and whether you may pull it. An image that was never
 pulled is fetched and scanned first.
 
+With --check, for CI: whether all of several images may be run, with a line or two for
+each. One that is still being scanned after --timeout was not found out about.
+
 The password of --user is read from ` + envPassword + `.
-Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
-		Example: "  sluice verdict cgr.dev/chainguard/python:latest\n  sluice verdict --gateway https://gate.example.com --user ci acme/web:1 -o json",
-		Args:    cobra.ExactArgs(1),
+Exit status: 0 allowed, 1 denied (one of them), 2 usage, 3 could not find out (about one
+of them, and none is denied).`,
+		Example: "  sluice verdict cgr.dev/chainguard/python:latest\n  sluice verdict --gateway https://gate.example.com --user ci acme/web:1 -o json\n  sluice verdict --check --timeout 10m --namespace payments acme/web:1 acme/orders:2",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkPlatform(platform); platform != "" && err != nil {
 				return err
 			}
 			c.password = os.Getenv(envPassword)
+			if check {
+				return c.checkAll(cmd, g, api.CheckRequest{Images: args, Platform: platform, Namespace: namespace}, wait)
+			}
+			if len(args) > 1 || namespace != "" {
+				return usage("several images, and --namespace, need --check")
+			}
 			a, err := c.verdict(cmd.Context(), args[0], platform, wait)
 			if err != nil {
 				return err
@@ -60,7 +73,11 @@ Exit status: 0 allowed, 1 denied, 2 usage, 3 could not find out.`,
 			return report(cmd.OutOrStdout(), g, a)
 		},
 	}
-	c.flags(cmd.Flags(), &platform, &wait)
+	f := cmd.Flags()
+	c.flags(f, &platform, &wait)
+	f.BoolVar(&check, "check", false, "check images before they are run; several can be named")
+	f.DurationVar(&wait, "timeout", 5*time.Minute, "the same as --wait")
+	f.StringVar(&namespace, "namespace", "", "Kubernetes namespace that the images are to run in")
 	return cmd
 }
 
@@ -131,9 +148,17 @@ func untilScanned[T any](image string, wait time.Duration, scanned func(T) bool,
 
 // get reads JSON from the gateway.
 func (c *client) get(ctx context.Context, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.gateway, "/")+path, nil)
+	return c.call(ctx, http.MethodGet, path, nil, into)
+}
+
+// call sends a body, if there is one, and reads JSON from the gateway.
+func (c *client) call(ctx context.Context, method, path string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.gateway, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return usage("--gateway: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	if c.user != "" {
 		if req.URL.Scheme != "https" && !configs.Loopback(net.JoinHostPort(req.URL.Hostname(), "0")) {
@@ -150,7 +175,7 @@ func (c *client) get(ctx context.Context, path string, into any) error {
 		return fmt.Errorf("ask the gateway: %w", errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 256<<20))
 	if err != nil {
 		return fmt.Errorf("read the gateway's answer: %w", err)
 	}
@@ -160,9 +185,9 @@ func (c *client) get(ctx context.Context, path string, into any) error {
 	case resp.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("%s refuses %s with the password in %s", c.gateway, clean(c.user), envPassword)
 	case resp.StatusCode != http.StatusOK:
-		return gatewayError(resp, body)
+		return gatewayError(resp, answer)
 	}
-	if err := json.Unmarshal(body, into); err != nil {
+	if err := json.Unmarshal(answer, into); err != nil {
 		return fmt.Errorf("read the gateway's answer: %w; is %s a sluice?", err, c.gateway)
 	}
 	return nil

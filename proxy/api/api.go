@@ -11,6 +11,14 @@
 // answers with a policy.Explanation: the same, with what each rule says or why it says
 // nothing, and what would change the outcome.
 //
+//	POST /api/v1/check
+//	{"image": REF} or {"images": [REF, …]} and, if need be, "platform", "namespace",
+//	"action" (check, pull or admission; check unless said) and "wait"
+//
+// answers about an image before anybody pulls it, with a policy.Answer, or about up to 100
+// with {"allow", "answers": [{"image", "answer" or "error"}]}: allow is true where all of
+// them may be run. It asks for application/json, so that no page in a browser can ask.
+//
 //	GET /api/v1/events[?since=2026-01-31T00:00:00Z]
 //
 // tells of images that were allowed and are denied by a new vulnerability database, or the
@@ -31,6 +39,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,6 +64,7 @@ const (
 // A Gateway answers questions about images.
 type Gateway interface {
 	Answer(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Answer, error)
+	Check(ctx context.Context, caller auth.Caller, q proxy.Question, deadline time.Time) (policy.Answer, error)
 	Explain(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Explanation, error)
 }
 
@@ -95,6 +105,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Path == "/api/v1/waivers" || strings.HasPrefix(r.URL.Path, "/api/v1/waivers/") {
 		return h.waivers(w, r)
 	}
+	if r.URL.Path == "/api/v1/check" {
+		return h.check(w, r, caller)
+	}
 	if r.Method != http.MethodGet {
 		return &proxy.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "only GET is served here"}
 	}
@@ -108,27 +121,37 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	case "/api/v1/events":
 		return h.events(w, r)
 	}
-	return &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: "no such path; there are /api/v1/verdict?image=REF and /api/v1/events"}
+	return &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: "no such path; there are /api/v1/verdict?image=REF, /api/v1/explain?image=REF, /api/v1/check, /api/v1/events and /api/v1/waivers"}
 }
 
 func (h *Handler) verdict(r *http.Request, caller auth.Caller) (any, error) {
 	q := r.URL.Query()
-	wait := defaultWait
-	if s := q.Get("wait"); s != "" {
-		var err error
-		if wait, err = time.ParseDuration(s); err != nil || wait < 0 || wait > maxWait {
-			return nil, &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: "wait must be a duration from 0s to 5m, such as wait=30s"}
-		}
+	wait, err := waitOf(q.Get("wait"))
+	if err != nil {
+		return nil, err
 	}
-	platform := q.Get("platform")
-	if platform == "" {
-		platform = "linux/" + runtime.GOARCH
-	}
+	platform := cmp.Or(q.Get("platform"), "linux/"+runtime.GOARCH)
 	image, deadline := q.Get("image"), time.Now().Add(wait)
 	if r.URL.Path == "/api/v1/explain" {
 		return h.Gateway.Explain(r.Context(), caller, image, platform, deadline)
 	}
 	return h.Gateway.Answer(r.Context(), caller, image, platform, deadline)
+}
+
+func waitOf(s string) (time.Duration, error) {
+	if s == "" {
+		return defaultWait, nil
+	}
+	wait, err := time.ParseDuration(s)
+	if err != nil || wait < 0 || wait > maxWait {
+		return 0, refused("wait must be a duration from 0s to 5m, such as 30s")
+	}
+	return wait, nil
+}
+
+// refused is the error of a request that asks for what there isn't.
+func refused(message string) error {
+	return &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: message}
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -33,6 +34,18 @@ func (o *oracle) Answer(_ context.Context, _ auth.Caller, ref, platform string, 
 		return policy.Answer{}, &proxy.Error{Status: 404, Code: "MANIFEST_UNKNOWN", Message: "no such image"}
 	}
 	return policy.NewAnswer(policy.Input{Image: policy.Image{Reference: ref}}, policy.Decision{ID: "1", Allow: true}), nil
+}
+
+func (o *oracle) Check(ctx context.Context, caller auth.Caller, q proxy.Question, deadline time.Time) (policy.Answer, error) {
+	if q.Image == "acme/broken:1" {
+		return policy.Answer{}, errors.New("marker of an inner fault")
+	}
+	a, err := (&oracle{}).Answer(ctx, caller, q.Image, q.Platform, deadline)
+	if q.Namespace == "prod" {
+		a.Decision.Allow, a.Decision.Mode = false, policy.Enforce
+	}
+	a.Image.Platform = strings.Join([]string{q.Platform, q.Namespace, q.Action}, " ")
+	return a, err
 }
 
 func (o *oracle) Explain(ctx context.Context, caller auth.Caller, ref, platform string, deadline time.Time) (policy.Explanation, error) {
