@@ -44,6 +44,8 @@
 //	            caller)                        for that caller
 //	pulled      Name(1 of 256 shards)          map: repository and digest → who     100 B each 60 days
 //	                                           asked for the image last, and when
+//	callers     Name(repository, digest)       map: caller → when it asked for the  80 B each  60 days
+//	                                           image last; at most 100
 //	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
 //	                                           was in use, and when
 //	review      Name(checksum)                 value: which replica matches images  30 B       1 minute

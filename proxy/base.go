@@ -59,7 +59,7 @@ func (b baseLayers) below(layers []ocispec.Descriptor) bool {
 // its layers, where a policy refers to that and the base's registry is one of the
 // gateway's. What is not known yet, or is older than a tag may be, is left out, and asked
 // for meanwhile: no pull waits for it.
-func (g *Gateway) addBase(ctx context.Context, in *policy.Input, repo Repo, m *manifest) error {
+func (g *Gateway) addBase(ctx context.Context, p *policy.Engine, in *policy.Input, m *manifest) error {
 	if in.Image.Base == nil {
 		return nil
 	}
@@ -68,7 +68,6 @@ func (g *Gateway) addBase(ctx context.Context, in *policy.Input, repo Repo, m *m
 	if !ok {
 		return nil
 	}
-	p := g.policy(repo)
 	if p.Needs(policy.NeedBaseOutdated) || p.Needs(policy.NeedBaseLatest) {
 		if err := g.addLatest(ctx, &b, base, tag); err != nil {
 			return err
@@ -135,7 +134,7 @@ const maxPlatform = 100
 func (g *Gateway) expectBase(ctx context.Context, repo Repo, m *manifest) {
 	img, err := g.claims(ctx, m)
 	if err == nil {
-		err = g.addBase(ctx, &policy.Input{Image: img}, repo, m)
+		err = g.addBase(ctx, g.policy(repo), &policy.Input{Image: img}, m)
 	}
 	if err != nil {
 		g.Log.Debug("a base image is not asked for", "error", err)

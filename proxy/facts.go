@@ -44,6 +44,11 @@ func (l lastDecision) stands(revision string, now time.Time) bool {
 // input gathers what a decision about m for a caller is made from. Nothing in it
 // depends on how the image was asked for. parents are the indexes that list it.
 func (g *Gateway) input(ctx context.Context, caller auth.Caller, repo Repo, m *manifest, parents []string, v *scan.Verdict) (policy.Input, error) {
+	return g.inputFor(ctx, g.policy(repo), caller, repo, m, parents, v)
+}
+
+// inputFor is input for policies that may not be those which decide about the image.
+func (g *Gateway) inputFor(ctx context.Context, engine *policy.Engine, caller auth.Caller, repo Repo, m *manifest, parents []string, v *scan.Verdict) (policy.Input, error) {
 	img, err := g.claims(ctx, m)
 	if err != nil {
 		return policy.Input{}, err
@@ -61,13 +66,13 @@ func (g *Gateway) input(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	if in.Request.Groups == nil {
 		in.Request.Groups = []string{}
 	}
-	if err := in.AddPackages(ctx, g.policy(repo), g.Scanner); err != nil {
+	if err := in.AddPackages(ctx, engine, g.Scanner); err != nil {
 		return in, err
 	}
-	if err := g.addBase(ctx, &in, repo, m); err != nil {
+	if err := g.addBase(ctx, engine, &in, m); err != nil {
 		return in, err
 	}
-	if err := g.addSignatures(ctx, &in, repo, m); err != nil {
+	if err := g.addSignatures(ctx, engine, &in, repo, m); err != nil {
 		return in, err
 	}
 	return in, g.addHistory(ctx, &in, repo, m.Digest)

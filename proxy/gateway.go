@@ -114,6 +114,7 @@ type Gateway struct {
 	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
 	claimed cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
 	running sync.WaitGroup                          // pulls
+	trying  sync.Mutex                              // held by the what-if that runs
 	follows string                                  // checksum of the database that Reevaluate, which alone uses it, saw last
 
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere

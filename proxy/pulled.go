@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,7 +23,14 @@ import (
 // as many shards hold a hundred thousand images.
 const kindPulled cache.Kind = "pulled"
 
+// kindCallers is who pulled an image lately: repository and digest → "=" and the caller's
+// name → lastPull.
+const kindCallers cache.Kind = "callers"
+
 const (
+	// maxCallers bounds those that are kept of one image; the ones whose last pull is the
+	// longest ago go first.
+	maxCallers = 100
 	// pulledFor is how long an image counts as pulled lately.
 	pulledFor = 30 * 24 * time.Hour
 	// pulledRefresh is how exact the time of a caller's last pull is, so that pulls of
@@ -58,12 +66,58 @@ func (g *Gateway) notePulled(ctx context.Context, caller auth.Caller, repo Repo,
 	}
 	b, err := json.Marshal(lastPull{At: g.now().UTC(), Caller: caller.Name, Groups: caller.Groups})
 	if err == nil {
-		err = g.Store.PutField(ctx, pulledKey(field), field, b, 2*pulledFor)
+		err = errors.Join(g.Store.PutField(ctx, pulledKey(field), field, b, 2*pulledFor), g.noteCaller(ctx, repo, m.Digest, caller, b))
 	}
 	if err != nil {
 		g.noted.forget(note)
 		g.Log.Warn("it is not written down that an image was pulled; a new vulnerability database may not raise an event for it", "image", field, "error", err)
 	}
+}
+
+func callersKey(repo Repo, d digest.Digest) cache.Key {
+	return cache.Name(kindCallers, repo.String(), d.String())
+}
+
+// noteCaller writes down a caller's last pull of an image, and forgets those of callers
+// past maxCallers.
+func (g *Gateway) noteCaller(ctx context.Context, repo Repo, d digest.Digest, caller auth.Caller, pull []byte) error {
+	key := callersKey(repo, d)
+	if err := g.Store.PutField(ctx, key, "="+caller.Name, pull, 2*pulledFor); err != nil {
+		return err
+	}
+	all, err := g.callers(ctx, repo, d)
+	if err != nil {
+		return err
+	}
+	for _, p := range all[min(len(all), maxCallers):] {
+		if err := g.Store.DeleteField(ctx, key, "="+p.Caller); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// callers returns who pulled an image lately, the latest first.
+func (g *Gateway) callers(ctx context.Context, repo Repo, d digest.Digest) ([]lastPull, error) {
+	key := callersKey(repo, d)
+	fields, err := g.Store.Fields(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	var all []lastPull
+	for name, b := range fields {
+		p := lastPull{repo: repo, digest: d}
+		if err := json.Unmarshal(b, &p); err != nil {
+			g.damaged(key, err)
+			continue
+		}
+		p.Caller = strings.TrimPrefix(name, "=")
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b lastPull) int {
+		return cmp.Or(b.At.Compare(a.At), strings.Compare(a.Caller, b.Caller))
+	})
+	return all, nil
 }
 
 func pulledKey(field string) cache.Key {

@@ -153,10 +153,35 @@ type pastDatabase struct {
 // databases returns db as one that is active, and those that were so before, the latest
 // first.
 func (g *Gateway) databases(ctx context.Context, db scan.Database) (now pastDatabase, past []pastDatabase, err error) {
+	all, err := g.knownDatabases(ctx)
+	if err != nil {
+		return now, nil, err
+	}
+	for _, d := range all {
+		if d.checksum == db.Checksum {
+			now = d
+			continue
+		}
+		past = append(past, d)
+	}
+	back := g.follows != db.Checksum && len(past) > 0 && past[0].Seen.After(now.Seen) // here: another replica may have another one
+	if now.checksum == "" || back {
+		now = pastDatabase{Built: db.Built, Seen: g.now().UTC(), checksum: db.Checksum}
+	}
+	for _, old := range past[min(len(past), pastKept):] {
+		if err := g.Store.DeleteField(ctx, cache.Name(kindDatabases), old.checksum); err != nil {
+			return now, nil, err
+		}
+	}
+	return now, past[:min(len(past), pastKept)], nil
+}
+
+// knownDatabases returns those that images were matched with, the latest first.
+func (g *Gateway) knownDatabases(ctx context.Context) (all []pastDatabase, err error) {
 	key := cache.Name(kindDatabases)
 	fields, err := g.Store.Fields(ctx, key)
 	if err != nil {
-		return now, nil, err
+		return nil, err
 	}
 	for sum, b := range fields {
 		d := pastDatabase{checksum: sum}
@@ -164,23 +189,10 @@ func (g *Gateway) databases(ctx context.Context, db scan.Database) (now pastData
 			g.damaged(key, err)
 			continue
 		}
-		if sum == db.Checksum {
-			now = d
-			continue
-		}
-		past = append(past, d)
+		all = append(all, d)
 	}
-	slices.SortFunc(past, func(a, b pastDatabase) int {
+	slices.SortFunc(all, func(a, b pastDatabase) int {
 		return cmp.Or(b.Seen.Compare(a.Seen), cmp.Compare(a.checksum, b.checksum))
 	})
-	back := g.follows != db.Checksum && len(past) > 0 && past[0].Seen.After(now.Seen) // here: another replica may have another one
-	if now.checksum == "" || back {
-		now = pastDatabase{Built: db.Built, Seen: g.now().UTC(), checksum: db.Checksum}
-	}
-	for _, old := range past[min(len(past), pastKept):] {
-		if err := g.Store.DeleteField(ctx, key, old.checksum); err != nil {
-			return now, nil, err
-		}
-	}
-	return now, past[:min(len(past), pastKept)], nil
+	return all, nil
 }

@@ -51,8 +51,7 @@ type signatureRecord struct {
 // addSignatures tells of an image's signatures and attestations, and of those of the
 // indexes that list it, where a policy refers to them. It waits for upstream, at most
 // for signatureTime, only where nothing verified is known.
-func (g *Gateway) addSignatures(ctx context.Context, in *policy.Input, repo Repo, m *manifest) error {
-	p := g.policy(repo)
+func (g *Gateway) addSignatures(ctx context.Context, p *policy.Engine, in *policy.Input, repo Repo, m *manifest) error {
 	signatures, attestations := p.Needs(policy.NeedSignatures), p.Needs(policy.NeedAttestations)
 	if m.kind != kindImage || !signatures && !attestations || p.Mode(repo.Upstream, repo.Name) == policy.Off {
 		return nil
@@ -79,7 +78,7 @@ func (g *Gateway) expectSignatures(ctx context.Context, p *pull) (wait func()) {
 		parents, err := g.parents(ctx, p.repo, p.m.Digest)
 		if err == nil {
 			in := policy.Input{Image: policy.Image{Indexes: parents}}
-			err = g.addSignatures(ctx, &in, p.repo, p.m)
+			err = g.addSignatures(ctx, g.policy(p.repo), &in, p.repo, p.m)
 		}
 		if err != nil {
 			g.Log.Debug("signatures are not looked for ahead", "error", err)

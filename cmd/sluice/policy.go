@@ -18,13 +18,13 @@ import (
 func policyCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "The rules that decide: check, test, explain",
+		Short: "The rules that decide: check, test, explain, what-if",
 		Long: `The rules that decide. Where no folder is named, the built-in policies or those of the
 configuration (policy.dir, upstreams.policy_dir) are meant.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(policyChecked(g), policyTest(g), policyExplain(g))
+	cmd.AddCommand(policyChecked(g), policyTest(g), policyExplain(g), policyWhatIf(g))
 	return cmd
 }
 

@@ -108,6 +108,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Path == "/api/v1/check" {
 		return h.check(w, r, caller)
 	}
+	if r.URL.Path == "/api/v1/policies/what-if" {
+		return &proxy.Error{Status: http.StatusForbidden, Code: "DENIED", Message: "what-if names who pulls what, and is asked by `sluice policy what-if` on the gateway's machine"}
+	}
 	if r.Method != http.MethodGet {
 		return &proxy.Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "only GET is served here"}
 	}
