@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/sluicegate/sluice/proxy/proxytest"
 	"github.com/sluicegate/sluice/proxy/proxytest/sample"
@@ -203,9 +204,56 @@ func TestScripts(t *testing.T) {
 			"until":     until,
 			"metric":    awaitMetric,
 			"kill-list": kill,
+			"htpasswd":  writeHtpasswd,
+			"pull":      pullAs,
+			"post":      postURL,
 			"status":    exitStatus,
 		},
 	})
+}
+
+// writeHtpasswd writes a file of callers whose passwords are their names.
+func writeHtpasswd(ts *testscript.TestScript, _ bool, args []string) {
+	var lines []byte
+	for _, name := range args[1:] {
+		hash, err := bcrypt.GenerateFromPassword([]byte(name), bcrypt.MinCost)
+		ts.Check(err)
+		lines = fmt.Appendf(lines, "%s:%s\n", name, hash)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), lines, 0o600))
+}
+
+// pullAs asks for the manifest of an image as a caller whose password is his name, until
+// it is answered with a status.
+func pullAs(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: pull CALLER REPOSITORY:TAG STATUS")
+	}
+	repo, tag, _ := strings.Cut(args[1], ":")
+	last := ""
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		req, err := http.NewRequest(http.MethodGet, "http://"+ts.Getenv("GATEWAY")+"/v2/"+repo+"/manifests/"+tag, nil)
+		ts.Check(err)
+		req.SetBasicAuth(args[0], args[0])
+		resp, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		resp.Body.Close()
+		if last = resp.Status; strings.HasPrefix(last, args[2]) {
+			return
+		}
+	}
+	ts.Fatalf("%s pulls %s: %s, want %s", args[0], args[1], last, args[2])
+}
+
+// postURL prints the status of a POST without a body.
+func postURL(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: post URL")
+	}
+	resp, err := http.Post(args[0], "application/json", nil)
+	ts.Check(err)
+	resp.Body.Close()
+	fmt.Fprintln(ts.Stdout(), resp.Status)
 }
 
 // awaitReady waits until the gateway of the script is ready, or, negated, until it

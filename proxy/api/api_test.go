@@ -64,6 +64,7 @@ func TestVerdict(t *testing.T) {
 		{"an explanation", "GET", "/api/v1/explain?image=acme/web:1&platform=linux/arm64&wait=3s", true, 200, `"silent": []`},
 		{"an explanation of nothing", "GET", "/api/v1/explain?image=acme/none:1", true, 404, "no such image"},
 		{"an explanation for an unknown caller", "GET", "/api/v1/explain?image=acme/web:1", false, 401, "docker login"},
+		{"who pulls what", "POST", "/api/v1/policies/what-if", true, 403, "sluice policy what-if"},
 		{"an image that is none", "GET", "/api/v1/verdict?image=acme/none:1", true, 404, "no such image"},
 		{"a wait that is none", "GET", "/api/v1/verdict?image=acme/web:1&wait=long", true, 400, "wait must be a duration"},
 		{"a wait without end", "GET", "/api/v1/verdict?image=acme/web:1&wait=999h", true, 400, "wait must be a duration"},
