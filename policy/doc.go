@@ -274,6 +274,11 @@
 // them out of the SBOM takes a tenth of a second for a large image. Who asks for them pays
 // that once for each SBOM.
 //
+// An explanation asks the policies once more, with a tracer and without OPA's index of
+// rules, which would leave out the rules that it knows not to hold. What updates and time
+// would change is found by deciding about the image as it would then be: a policy may do
+// anything with a date, so that no formula could tell.
+//
 // Print statements are allowed in policies, for their tests; when deciding they are
 // compiled away.
 package policy

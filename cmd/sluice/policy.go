@@ -37,11 +37,11 @@ type checked struct {
 
 func policyChecked(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use:   "check [DIR]",
+		Use:   "check [DIR|BUNDLE]",
 		Short: "Load policies, waivers, kill list and VEX documents as a gateway would",
 		Long: `Load policies, waivers, kill list and VEX documents as a gateway would: parse, compile,
 check against the schema of the input, run the policies' tests, and decide about two
-examples. DIR is checked in place of the policies of the configuration. Nothing is
+examples. What is named is checked in place of the policies of the configuration. Nothing is
 changed, and no gateway is asked: waivers of its store are not looked at.
 
 Exit status: 0 a gateway would take them, 1 it would not, 2 usage, 3 could not find out.`,
@@ -53,26 +53,25 @@ Exit status: 0 a gateway would take them, 1 it would not, 2 usage, 3 could not f
 				return err
 			}
 			h := &house{config: c}
-			dirs := h.policyDirs()
-			if len(args) == 1 {
-				if _, err := os.Stat(args[0]); err != nil {
-					return err
-				}
-				dirs = args
+			if len(args) == 0 {
+				return h.check(cmd.Context(), cmd.OutOrStdout(), g, h.policyDirs(), h.policyConfig)
 			}
-			return h.check(cmd.Context(), cmd.OutOrStdout(), g, dirs)
+			if _, err := os.Stat(args[0]); err != nil {
+				return err
+			}
+			return h.check(cmd.Context(), cmd.OutOrStdout(), g, args, h.policiesIn)
 		},
 	}
 }
 
-// check prints how each directory of policies does, with the files that hold for all.
-func (h *house) check(ctx context.Context, w io.Writer, g *global, dirs []string) error {
+// check prints how each set of policies does, with the files that hold for all.
+func (h *house) check(ctx context.Context, w io.Writer, g *global, dirs []string, configOf func(dir string) policy.Config) error {
 	documents := &policy.Exceptions{VEX: h.config.Policy.VEX}
 	vexErr := documents.Open(ctx)
 	good, all := vexErr == nil, []checked{}
 	for _, dir := range dirs {
 		r := checked{Listings: []policy.Listing{}}
-		pc := h.policyConfig(dir)
+		pc := configOf(dir)
 		if vexErr == nil {
 			pc.Exceptions = documents
 		}

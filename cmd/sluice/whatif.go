@@ -30,12 +30,23 @@ import (
 // whatIfPath is where the control socket answers what candidate policies would change.
 const whatIfPath = "/api/v1/policies/what-if"
 
-// candidate loads a directory of policies as the gateway would, with its waivers, kill list
-// and modes.
-func (h *house) candidate(ctx context.Context, dir string) (*policy.Engine, error) {
-	c := h.policyConfig(dir)
+// candidate loads policies that don't decide yet.
+func (h *house) candidate(ctx context.Context, name string) (*policy.Engine, error) {
+	c := h.policiesIn(name)
 	c.Exceptions = h.exceptions
 	return policy.Open(ctx, c)
+}
+
+// policiesIn is what makes policies of a folder or a bundle that somebody names, with
+// waivers, kill list and modes of the configuration. Who signed it counts when a gateway
+// is to take it.
+func (h *house) policiesIn(name string) policy.Config {
+	c := h.policyConfig(name)
+	c.Dir, c.Bundle, c.BundleKeys = name, "", nil
+	if fi, err := os.Stat(name); err == nil && !fi.IsDir() {
+		c.Dir, c.Bundle = "", name
+	}
+	return c
 }
 
 // A whatIf is a question, and what is answered so far.
@@ -52,14 +63,14 @@ type whatIf struct {
 func policyWhatIf(g *global) *cobra.Command {
 	q := &whatIf{}
 	cmd := &cobra.Command{
-		Use:   "what-if DIR",
+		Use:   "what-if DIR|BUNDLE",
 		Short: "Tell which images other policies would block or allow, and who would notice",
 		Long: `Decide about all images that were pulled lately, for each caller that pulled them, by the
-policies of DIR in place of those in force, and list what would be decided otherwise:
+policies of a folder or a bundle in place of those in force, and list what would be decided otherwise:
 blocked, allowed, warned (served with a violation), cleared (without one any more).
 Stored verdicts are used, with today's waivers, VEX, kill list and modes; nothing is
-fetched but signatures, where the policies of DIR are the first to ask for them, and
-nothing is changed. A gateway that runs on this state folder is asked; else its store is
+fetched but signatures, where these policies are the first to ask for them, and nothing
+is changed. A gateway that runs on this state folder is asked; else its store is
 read.
 
 Exit status: 0 nothing would be blocked that is not now, 1 something would, 2 usage, 3
@@ -71,10 +82,8 @@ could not find out, also where the policies don't load.`,
 				return usage("--days %d: want 1 to 30", q.days)
 			}
 			q.dir = args[0]
-			if fi, err := os.Stat(q.dir); err != nil {
+			if _, err := os.Stat(q.dir); err != nil {
 				return err
-			} else if !fi.IsDir() {
-				return usage("%s is no folder", clean(q.dir))
 			}
 			c, err := g.load()
 			if err != nil {
@@ -154,11 +163,7 @@ func (q *whatIf) here(ctx context.Context, c configs.Config) (sum proxy.WhatIfSu
 
 // ask has a running gateway answer.
 func (q *whatIf) ask(ctx context.Context, g *control) (sum proxy.WhatIfSummary, err error) {
-	files, err := policyFiles(q.dir)
-	if err != nil {
-		return sum, err
-	}
-	body, err := json.Marshal(files)
+	body, err := candidateBody(q.dir)
 	if err != nil {
 		return sum, err
 	}
@@ -197,8 +202,28 @@ func (q *whatIf) ask(ctx context.Context, g *control) (sum proxy.WhatIfSummary, 
 	}
 }
 
-// maxPolicyFiles bounds what is sent of a folder, in bytes.
+// maxPolicyFiles bounds what is sent of policies, in bytes.
 const maxPolicyFiles = 8 << 20
+
+// candidateBody is a folder or a bundle as it is sent to a gateway.
+func candidateBody(name string) ([]byte, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		files, err := policyFiles(name)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(files)
+	}
+	b, err := os.ReadFile(name)
+	if err == nil && !bytes.HasPrefix(b, []byte{0x1f, 0x8b}) {
+		err = usage("%s is neither a folder of policies nor a bundle (tar.gz)", clean(name))
+	}
+	return b, err
+}
 
 // policyFiles reads what a gateway may read of a folder of policies.
 func policyFiles(dir string) (map[string]string, error) {

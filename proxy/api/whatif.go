@@ -1,9 +1,7 @@
 package api
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,14 +41,14 @@ type Trier interface {
 //
 //	POST /api/v1/policies/what-if[?days=30][&upstream=NAME]
 //
-// takes candidate policies, as a tar.gz or as a JSON object of file names and texts, and
+// takes candidate policies, as a bundle (a tar.gz, signed or not) or as a JSON object of file names and texts, and
 // answers with a line of JSON (application/x-ndjson) for each image that would be decided
 // otherwise, for how far it is, and at the end for the summary: a WhatIfLine. An answer
 // without a summary is not whole. Policies that don't load are a 422 that names file and
 // line.
 type WhatIfs struct {
 	Gateway Trier
-	Compile func(ctx context.Context, dir string) (*policy.Engine, error) // as a gateway loads a directory
+	Compile func(ctx context.Context, name string) (*policy.Engine, error) // as a gateway loads a directory or a bundle
 	Log     *slog.Logger
 }
 
@@ -105,10 +103,11 @@ func (h *WhatIfs) serve(s *lines, r *http.Request) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := unpack(dir, http.MaxBytesReader(nil, r.Body, maxWhatIfBody)); err != nil {
+	name, err := unpack(dir, http.MaxBytesReader(nil, r.Body, maxWhatIfBody))
+	if err != nil {
 		return err
 	}
-	if q.Engine, err = h.Compile(r.Context(), dir); err != nil {
+	if q.Engine, err = h.Compile(r.Context(), name); err != nil {
 		return &proxy.Error{Status: http.StatusUnprocessableEntity, Code: "UNSUPPORTED", Message: strings.ReplaceAll(err.Error(), dir+string(filepath.Separator), "")}
 	}
 	said := time.Now()
@@ -152,85 +151,58 @@ func (s *lines) write(line WhatIfLine) error {
 	return s.rc.Flush()
 }
 
-// unpack writes the files of a body into dir.
-func unpack(dir string, body io.Reader) error {
+// unpack writes a body into dir and returns the bundle, or dir where it holds files.
+func unpack(dir string, body io.Reader) (name string, err error) {
 	b, err := io.ReadAll(body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return &proxy.Error{Status: http.StatusRequestEntityTooLarge, Code: "UNSUPPORTED", Message: "the policies are larger than 16 MiB"}
+		return "", &proxy.Error{Status: http.StatusRequestEntityTooLarge, Code: "UNSUPPORTED", Message: "the policies are larger than 16 MiB"}
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	f := &folder{root: root}
-	if bytes.HasPrefix(b, []byte{0x1f, 0x8b}) {
-		return f.untar(b)
+	if bytes.HasPrefix(b, []byte{0x1f, 0x8b}) { // gzip
+		name = filepath.Join(dir, "bundle.tar.gz")
+		return name, os.WriteFile(name, b, 0o600)
 	}
 	files := map[string]string{}
 	if err := json.Unmarshal(b, &files); err != nil {
-		return refused("want a tar.gz of policies, or a JSON object of file names and texts: " + err.Error())
+		return "", refused("want a tar.gz of policies, or a JSON object of file names and texts: " + err.Error())
 	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	f := &folder{root: root}
 	for name, text := range files {
-		if err := f.put(name, int64(len(text)), strings.NewReader(text)); err != nil {
-			return err
+		if err := f.put(name, text); err != nil {
+			return "", err
 		}
 	}
-	return nil
+	return dir, nil
 }
 
 // A folder takes a bounded number of files and bytes.
 type folder struct {
 	root  *os.Root
 	files int
-	bytes int64
+	bytes int
 }
 
-func (f *folder) untar(b []byte) error {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return refused("no tar.gz: " + err.Error())
-	}
-	for r := tar.NewReader(io.LimitReader(z, 2*maxWhatIfBytes)); ; {
-		head, err := r.Next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return refused("no tar.gz: " + err.Error())
-		case head.Typeflag == tar.TypeDir:
-			continue
-		case head.Typeflag != tar.TypeReg:
-			return refused(fmt.Sprintf("%.100q is no regular file", head.Name))
-		}
-		if err := f.put(path.Clean(head.Name), head.Size, r); err != nil {
-			return err
-		}
-	}
-}
-
-// put writes a file of size bytes, and the folders that it is in.
-func (f *folder) put(name string, size int64, r io.Reader) error {
+// put writes a file, and the folders that it is in.
+func (f *folder) put(name, text string) error {
 	if !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") {
 		return refused(fmt.Sprintf("%.100q is no name of a file in a folder", name))
 	}
-	f.files, f.bytes = f.files+1, f.bytes+size
+	f.files, f.bytes = f.files+1, f.bytes+len(text)
 	if f.files > maxWhatIfFiles || f.bytes > maxWhatIfBytes {
 		return &proxy.Error{Status: http.StatusRequestEntityTooLarge, Code: "UNSUPPORTED", Message: fmt.Sprintf("more than %d files or %d MiB of policies", maxWhatIfFiles, maxWhatIfBytes>>20)}
 	}
 	if err := f.root.MkdirAll(filepath.FromSlash(path.Dir(name)), 0o700); err != nil {
 		return refused(fmt.Sprintf("%.100q: %v", name, errors.Unwrap(err)))
 	}
-	w, err := f.root.OpenFile(filepath.FromSlash(name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := f.root.WriteFile(filepath.FromSlash(name), []byte(text), 0o600); err != nil {
 		return refused(fmt.Sprintf("%.100q: %v", name, errors.Unwrap(err)))
-	}
-	_, err = io.Copy(w, r)
-	if err = errors.Join(err, w.Close()); err != nil {
-		return refused(fmt.Sprintf("%.100q: %v", name, err))
 	}
 	return nil
 }
