@@ -217,6 +217,8 @@ type Policy struct {
 	// Dir is a folder of *.rego files. Default "", the policies built in. It replaces
 	// them, it does not add to them.
 	Dir string `yaml:"dir"`
+	// Bundle is where a bundle of policies comes from, in place of Dir.
+	Bundle Bundle `yaml:"bundle"`
 	// WaiverFile is a YAML file of exceptions, each with an owner, a reason and an
 	// expiry. Default "", none. Those of `sluice waiver` hold beside it.
 	WaiverFile string `yaml:"waiver_file"`
@@ -234,6 +236,40 @@ type Policy struct {
 	// KillFile is a text file of digests, one a line, that are refused at once, in
 	// every mode and whatever policy says. Default "", none.
 	KillFile string `yaml:"kill_file"`
+}
+
+// Bundle names a bundle of policies in OPA's format, a tar.gz as `opa build` makes it. A
+// new version counts once it compiles and its tests pass; until then, and while it can't
+// be had, the last good one does, which is kept in state_dir.
+type Bundle struct {
+	// Source is a file, https://HOST/PATH, or oci://UPSTREAM/REPOSITORY:TAG with one of
+	// upstreams, whose credentials are used. Default "", none.
+	Source string `yaml:"source"`
+	// Every is how often a server or a registry is asked for a new version. Default 1m.
+	// A file is watched.
+	Every time.Duration `yaml:"every"`
+	// Keys are public keys, one of which must have signed the bundle. Default none: it
+	// need not be signed.
+	Keys []BundleKey `yaml:"keys"`
+	// CAFile is a PEM file of authorities for an https source, in place of the system's.
+	// Default "".
+	CAFile string `yaml:"ca_file"`
+	// TokenFile is a file with a bearer token for an https source, read at each request.
+	// Default "", none.
+	TokenFile string `yaml:"token_file"`
+}
+
+// A BundleKey is a key that may sign bundles.
+type BundleKey struct {
+	// Name is the "kid" or "keyid" in signatures, which must name one where there are
+	// several. Required.
+	Name string `yaml:"name"`
+	// File is a PEM file: a public key, or a certificate, which counts while it is valid.
+	// Required.
+	File string `yaml:"file"`
+	// Algorithm is that of JSON Web Signatures. Default "": RS256 for RSA, by the curve
+	// for ECDSA, EdDSA.
+	Algorithm string `yaml:"algorithm"`
 }
 
 // Trust names the roots of trust. Files are read again when they change; a version that
@@ -384,6 +420,7 @@ func Default() Config {
 			Pulls:        4,
 			Drain:        5 * time.Minute,
 		},
+		Policy:   Policy{Bundle: Bundle{Every: time.Minute}},
 		Database: Database{UpdateEvery: 2 * time.Hour, MaxAge: 5 * 24 * time.Hour},
 		Spool:    Spool{BlobsQuota: 20 * GiB, LayersQuota: 40 * GiB},
 		Scan: Scan{

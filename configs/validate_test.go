@@ -28,6 +28,25 @@ func TestValidate(t *testing.T) {
 			c.Upstreams = []Upstream{{Name: "127.0.0.1:5000", URL: "http://127.0.0.1:5000"}, {Name: "localhost"}}
 		}, nil},
 
+		{"a bundle of a server", func(c *Config) {
+			c.Policy.Bundle.Source, c.Policy.Bundle.TokenFile = "https://policies.example/b.tar.gz", "t"
+			c.Policy.Bundle.Keys = []BundleKey{{Name: "a", File: "a.pem"}, {Name: "b", File: "b.pem"}}
+		}, nil},
+		{"a bundle of a registry", func(c *Config) { c.Policy.Bundle.Source = "oci://cgr.dev/acme/policies@sha256:0" }, nil},
+		{"a bundle in a file", func(c *Config) { c.Policy.Bundle.Source = "b.tar.gz" }, nil},
+		{"a bundle beside a folder", func(c *Config) { c.Policy.Bundle.Source, c.Policy.Dir = "b.tar.gz", "d" }, []string{"policy.bundle: stands beside policy.dir"}},
+		{"keys of no bundle", func(c *Config) { c.Policy.Bundle.Keys = []BundleKey{{Name: "a", File: "a.pem"}} }, []string{"policy.bundle: has settings and no source"}},
+		{"keys that nobody can tell apart", func(c *Config) {
+			c.Policy.Bundle = Bundle{Source: "b", Every: time.Minute, Keys: []BundleKey{{Name: "a", File: "a.pem"}, {Name: "a", File: "b.pem"}, {}}}
+		}, []string{"policy.bundle.keys[1]: has the name", "policy.bundle.keys[2]: needs a name", "policy.bundle.keys[2]: needs a file"}},
+		{"a bundle that anybody can change", func(c *Config) { c.Policy.Bundle.Source = "http://policies.example/b.tar.gz" }, []string{"policy.bundle.source: is not https"}},
+		{"a password in a bundle's URL", func(c *Config) { c.Policy.Bundle.Source = "https://u:secret@policies.example/b" }, []string{"policy.bundle.source: holds a password"}},
+		{"a bundle of nowhere", func(c *Config) { c.Policy.Bundle.Source = "oci://ghcr.io/acme/policies:v1" }, []string{`policy.bundle.source: is in "ghcr.io", which is none of upstreams`}},
+		{"a bundle without a repository", func(c *Config) { c.Policy.Bundle.Source = "oci://cgr.dev" }, []string{"policy.bundle.source: \"oci://cgr.dev\" is no artifact"}},
+		{"a bundle by another way", func(c *Config) { c.Policy.Bundle.Source = "s3://b/b.tar.gz" }, []string{"policy.bundle.source: \"s3://b/b.tar.gz\" is neither"}},
+		{"a bundle asked for all the time", func(c *Config) { c.Policy.Bundle.Source, c.Policy.Bundle.Every = "b", 0 }, []string{"policy.bundle.every: must be"}},
+		{"a token for a registry's bundle", func(c *Config) { c.Policy.Bundle.Source, c.Policy.Bundle.TokenFile = "oci://cgr.dev/a/b", "t" }, []string{"policy.bundle: has a ca_file or a token_file"}},
+
 		{"no address", func(c *Config) { c.Listen = "8080" }, []string{`listen: "8080" is no address`, `listen: 8080 is not loopback`}},
 		{"named port", func(c *Config) { c.AdminListen = "127.0.0.1:http" }, []string{`admin_listen: the port of`}},
 		{"one port twice", func(c *Config) { c.AdminListen = c.Listen }, []string{"admin_listen: is the address of listen"}},

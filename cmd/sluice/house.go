@@ -48,7 +48,8 @@ type house struct {
 	workers     *worker.Pool
 	scanner     *scan.Scanner
 	exceptions  *policy.Exceptions
-	policies    map[string]*policy.Engine // by directory, "" is of those built in
+	policies    map[string]*policy.Engine // by directory, "" is of the bundle or of those built in
+	bundle      bundleSource
 	connections *connection.Vault
 	auth        *auth.Authenticator
 	gateway     *proxy.Gateway
@@ -102,10 +103,10 @@ func build(ctx context.Context, c configs.Config, log *slog.Logger) (_ *house, e
 	if err := h.openScanner(); err != nil {
 		return nil, err
 	}
-	if err := h.openPolicy(ctx); err != nil {
+	if err := h.openConnections(); err != nil {
 		return nil, err
 	}
-	if err := h.openConnections(); err != nil {
+	if err := h.openPolicy(ctx); err != nil {
 		return nil, err
 	}
 	if h.tracing, err = openTracing(ctx, log); err != nil {
@@ -208,10 +209,13 @@ func (h *house) openPolicy(ctx context.Context) (err error) {
 	if err := h.openExceptions(ctx); err != nil {
 		return fmt.Errorf("waivers, policy.vex: %w", err)
 	}
+	if err := h.openBundle(ctx, filepath.Join(h.config.StateDir, "policies")); err != nil {
+		return fmt.Errorf("policy.bundle: %w", err)
+	}
 	h.policies = map[string]*policy.Engine{}
 	for _, dir := range h.policyDirs() {
 		c := h.policyConfig(dir)
-		c.Exceptions, c.Log = h.exceptions, h.log.With("policies", cmp.Or(dir, "built in"))
+		c.Exceptions, c.Log = h.exceptions, h.log.With("policies", h.policyName(dir))
 		h.policies[dir], err = policy.Open(ctx, c)
 		if err != nil {
 			return fmt.Errorf("%s: %w", h.policyKeys(dir), err)
@@ -226,14 +230,25 @@ func (h *house) policyConfig(dir string) policy.Config {
 	for _, r := range h.config.Gate.Modes {
 		c.Modes = append(c.Modes, policy.ModeRule{Policy: r.Policy, Upstream: r.Upstream, Repository: r.Repository, Mode: policy.Mode(r.Mode)})
 	}
+	if dir == "" && h.bundle.file != "" {
+		h.bundle.configure(&c, h.config.Policy.Bundle)
+	}
 	return c
+}
+
+// policyName names the policies of a directory.
+func (h *house) policyName(dir string) string {
+	if dir == "" && h.config.Policy.Bundle.Source != "" {
+		return shownSource(h.config.Policy.Bundle)
+	}
+	return cmp.Or(dir, "built in")
 }
 
 // policyKeys names the keys whose files make the policies of a directory.
 func (h *house) policyKeys(dir string) string {
 	keys := []string{}
 	for _, k := range []struct{ name, value string }{
-		{"upstreams.policy_dir", dir}, {"policy.waiver_file", h.config.Policy.WaiverFile}, {"policy.kill_file", h.config.Policy.KillFile},
+		{"upstreams.policy_dir", dir}, {"policy.bundle", h.bundle.file}, {"policy.waiver_file", h.config.Policy.WaiverFile}, {"policy.kill_file", h.config.Policy.KillFile},
 	} {
 		if k.name == "upstreams.policy_dir" && dir == h.config.Policy.Dir {
 			k.name = "policy.dir"

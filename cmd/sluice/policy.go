@@ -41,11 +41,12 @@ func policyChecked(g *global) *cobra.Command {
 		Short: "Load policies, waivers, kill list and VEX documents as a gateway would",
 		Long: `Load policies, waivers, kill list and VEX documents as a gateway would: parse, compile,
 check against the schema of the input, run the policies' tests, and decide about two
-examples. What is named is checked in place of the policies of the configuration. Nothing is
-changed, and no gateway is asked: waivers of its store are not looked at.
+examples. A folder or a bundle that is named is checked in place of the policies of the
+configuration, whose own bundle is fetched. Nothing is changed, and no gateway is asked:
+waivers of its store are not looked at.
 
 Exit status: 0 a gateway would take them, 1 it would not, 2 usage, 3 could not find out.`,
-		Example: "  sluice policy check\n  sluice policy check ./policies",
+		Example: "  sluice policy check\n  sluice policy check ./policies\n  sluice policy check bundle.tar.gz",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := g.load()
@@ -69,13 +70,26 @@ func (h *house) check(ctx context.Context, w io.Writer, g *global, dirs []string
 	documents := &policy.Exceptions{VEX: h.config.Policy.VEX}
 	vexErr := documents.Open(ctx)
 	good, all := vexErr == nil, []checked{}
+	work, err := os.MkdirTemp("", "sluice-check-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
 	for _, dir := range dirs {
 		r := checked{Listings: []policy.Listing{}}
+		var bundleErr error
+		if dir == "" {
+			bundleErr = h.checkBundle(ctx, work)
+		}
 		pc := configOf(dir)
 		if vexErr == nil {
 			pc.Exceptions = documents
 		}
-		e, err := policy.Open(ctx, pc)
+		var e *policy.Engine
+		err := bundleErr
+		if err == nil {
+			e, err = policy.Open(ctx, pc)
+		}
 		if err == nil {
 			r.Status, r.Listings = e.Status(), e.Policies()
 			err = errorOf(r.LastError)
@@ -84,7 +98,7 @@ func (h *house) check(ctx context.Context, w io.Writer, g *global, dirs []string
 			return ctx.Err()
 		}
 		if err != nil {
-			good, r.Source, r.Error = false, cmp.Or(dir, "embedded defaults"), err.Error()
+			good, r.Source, r.Error = false, cmp.Or(pc.Origin, dir, "embedded defaults"), err.Error()
 		}
 		all = append(all, r)
 	}

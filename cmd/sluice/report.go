@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -117,7 +116,7 @@ func (h *house) measure() {
 	h.metrics.MustRegister(measureWorkers(h.workers)...)
 	for _, dir := range h.policyDirs() {
 		h.metrics.MustRegister(gauge("sluice_policy_load_failed", "1 while the newest policies, waivers or kill list can't be loaded, and the last good ones decide.",
-			prometheus.Labels{"policies": cmp.Or(dir, "built in")}, func() float64 { return oneIf(h.policies[dir].Status().LastError != "") }))
+			prometheus.Labels{"policies": h.policyName(dir)}, func() float64 { return oneIf(h.policies[dir].Status().LastError != "") }))
 	}
 	for _, u := range h.config.Upstreams {
 		h.metrics.MustRegister(

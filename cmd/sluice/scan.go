@@ -84,6 +84,11 @@ func scanImage(ctx context.Context, c configs.Config, ref, platform string) (a p
 	if err := h.openScanner(); err != nil {
 		return a, err
 	}
+	if _, _, _, ok := c.Policy.Bundle.Artifact(); ok {
+		if err := h.openConnections(); err != nil {
+			return a, err
+		}
+	}
 	if err := h.openPolicy(ctx); err != nil {
 		return a, err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -120,7 +119,10 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
 	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions}
 	for dir, engine := range h.policies {
-		watched["policies "+cmp.Or(dir, "built in")] = engine.Run
+		watched["policies "+h.policyName(dir)] = engine.Run
+	}
+	if h.bundle.mirror != nil {
+		watched["policy.bundle"] = h.bundle.mirror.Run
 	}
 	for name, run := range watched {
 		wg.Go(func() {
@@ -216,7 +218,7 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 // such as /v2//x by a redirect, in HTML and to every method.
 func (h *house) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Waivers: h.waivers, Auth: h.auth, Log: h.log, Stopping: h.stopping.Load})
+	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Waivers: h.waivers, Policies: h.policySets, Auth: h.auth, Log: h.log, Stopping: h.stopping.Load})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.config.DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
 	})
@@ -302,6 +304,21 @@ func policiesCheck(p policy.Status) check {
 		c.Detail += "; the newest could not be loaded: " + p.LastError
 	}
 	return c
+}
+
+// policySets lists the policies that decide, those of policy.dir or policy.bundle first.
+func (h *house) policySets() (sets []api.PolicySet) {
+	for _, dir := range h.policyDirs() {
+		e := h.policies[dir]
+		s := api.PolicySet{Upstreams: []string{}, Status: e.Status(), Listings: e.Policies()}
+		for _, u := range h.config.Upstreams {
+			if h.policyDir(u.Name) == dir {
+				s.Upstreams = append(s.Upstreams, u.Name)
+			}
+		}
+		sets = append(sets, s)
+	}
+	return sets
 }
 
 // warmUp starts the worker processes before the first pull needs one.

@@ -26,6 +26,11 @@
 // goes on behind Last-Event-ID. Whoever may pull may read them, the names of those who
 // pulled included.
 //
+//	GET /api/v1/policies
+//
+// lists the sets of policies that decide: whence they are, which upstreams' images they
+// decide about, and what is wrong with the newest, where an older one counts.
+//
 //	GET /api/v1/waivers
 //
 // lists the waivers that decide, those that have ended included. They are changed where
@@ -70,11 +75,12 @@ type Gateway interface {
 
 // Handler serves /api/v1.
 type Handler struct {
-	Gateway Gateway
-	Events  EventLog
-	Waivers func() []policy.WaiverStatus // those that decide; nil: none
-	Auth    *auth.Authenticator
-	Log     *slog.Logger
+	Gateway  Gateway
+	Events   EventLog
+	Waivers  func() []policy.WaiverStatus // those that decide; nil: none
+	Policies func() []PolicySet           // those that decide; nil: none
+	Auth     *auth.Authenticator
+	Log      *slog.Logger
 
 	// Stopping reports whether the gateway is to stop, which ends the streams of events.
 	// nil: never.
@@ -123,8 +129,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return writeJSON(w, answer)
 	case "/api/v1/events":
 		return h.events(w, r)
+	case "/api/v1/policies":
+		return h.policies(w)
 	}
-	return &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: "no such path; there are /api/v1/verdict?image=REF, /api/v1/explain?image=REF, /api/v1/check, /api/v1/events and /api/v1/waivers"}
+	return &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: "no such path; there are /api/v1/verdict?image=REF, /api/v1/explain?image=REF, /api/v1/check, /api/v1/events, /api/v1/policies and /api/v1/waivers"}
 }
 
 func (h *Handler) verdict(r *http.Request, caller auth.Caller) (any, error) {
