@@ -43,12 +43,7 @@ func (v *validation) bundle(c Config) {
 	v.check(web || b.CAFile == "" && b.TokenFile == "", key, "has a ca_file or a token_file, which are for an https source; a registry's are those of its upstream")
 	switch {
 	case web:
-		u, err := url.Parse(b.Source)
-		v.check(err == nil && u.Host != "", key+".source", "is no URL: write https://HOST/PATH")
-		if err == nil {
-			v.check(u.User == nil, key+".source", "holds a password; put a bearer token into a file, and name that in policy.bundle.token_file")
-			v.check(u.Scheme == "https" || Loopback(withPort(u)), key+".source", "is not https: whoever is on the way could change what is allowed")
-		}
+		v.web(key+".source", b.Source, key+".token_file", "could change what is allowed")
 	case strings.HasPrefix(b.Source, "oci://"):
 		name, _, _, ok := b.Artifact()
 		v.check(ok, key+".source", "%q is no artifact: write oci://UPSTREAM/REPOSITORY:TAG", b.Source)
@@ -64,6 +59,27 @@ func (v *validation) bundle(c Config) {
 		v.check(k.File != "", at, "needs a file with the public key in PEM")
 		names[k.Name] = true
 	}
+}
+
+// web checks a URL that something is fetched from or sent to, tokens along with it.
+func (v *validation) web(key, text, tokenKey, harm string) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		v.add(fmt.Errorf("%s: is no URL: write https://HOST/PATH", key))
+		return
+	}
+	v.check(u.User == nil, key, "holds a password; put a bearer token into a file, and name that in %s", tokenKey)
+	v.check(u.Scheme == "https" || Loopback(withPort(u)), key, "is not https: whoever is on the way %s", harm)
+}
+
+func (v *validation) decisionLog(d DecisionLog) {
+	v.check(d.Allows >= 0 && d.Allows <= 1, "decision_log.allows", "must be from 0 to 1, not %v", d.Allows)
+	v.check(d.AllowEvery >= 0, "decision_log.allow_every", "must not be negative")
+	if d.URL == "" {
+		v.check(d.CAFile == "" && d.TokenFile == "", "decision_log", "has a ca_file or a token_file and no url")
+		return
+	}
+	v.web("decision_log.url", d.URL, "decision_log.token_file", "could read who pulls what")
 }
 
 func withPort(u *url.URL) string {

@@ -68,6 +68,9 @@ type Config struct {
 	// Policy is where the rules, the exceptions and the kill list come from.
 	Policy Policy `yaml:"policy"`
 
+	// DecisionLog is where decisions are written down.
+	DecisionLog DecisionLog `yaml:"decision_log"`
+
 	// Trust is what signatures and attestations of images are verified by. They are looked
 	// for only where a policy reads them.
 	Trust Trust `yaml:"trust"`
@@ -272,6 +275,28 @@ type BundleKey struct {
 	Algorithm string `yaml:"algorithm"`
 }
 
+// DecisionLog says where decisions are written down: one JSON record for each, in the
+// format of OPA's decision logs. Default: nowhere, since records name callers. The rule
+// mask of package sluice.log, among the policies, takes out what must not be written.
+type DecisionLog struct {
+	// File is a file that records are appended to, one a line, and "-" is standard
+	// output. Where it is moved away it is begun anew. Default "", none.
+	File string `yaml:"file"`
+	// URL is a collector that takes arrays of records by POST, gzip-compressed. Up to
+	// 16 MiB of them wait while it fails. Default "", none.
+	URL string `yaml:"url"`
+	// CAFile is a PEM file of authorities for URL, in place of the system's. Default "".
+	CAFile string `yaml:"ca_file"`
+	// TokenFile is a file with a bearer token for URL, read at each request. Default "".
+	TokenFile string `yaml:"token_file"`
+	// Allows is the share of allows that are written, from 0 to 1; denials always are.
+	// Default 1.
+	Allows float64 `yaml:"allows"`
+	// AllowEvery is how long the same image allowed to the same caller by the same
+	// policies is not written again. Default 1h.
+	AllowEvery time.Duration `yaml:"allow_every"`
+}
+
 // Trust names the roots of trust. Files are read again when they change; a version that
 // can't be read leaves the last good one in force. Nothing is asked beyond the image's own
 // registry: logs and authorities are those of RootFile.
@@ -420,9 +445,10 @@ func Default() Config {
 			Pulls:        4,
 			Drain:        5 * time.Minute,
 		},
-		Policy:   Policy{Bundle: Bundle{Every: time.Minute}},
-		Database: Database{UpdateEvery: 2 * time.Hour, MaxAge: 5 * 24 * time.Hour},
-		Spool:    Spool{BlobsQuota: 20 * GiB, LayersQuota: 40 * GiB},
+		DecisionLog: DecisionLog{Allows: 1, AllowEvery: time.Hour},
+		Policy:      Policy{Bundle: Bundle{Every: time.Minute}},
+		Database:    Database{UpdateEvery: 2 * time.Hour, MaxAge: 5 * 24 * time.Hour},
+		Spool:       Spool{BlobsQuota: 20 * GiB, LayersQuota: 40 * GiB},
 		Scan: Scan{
 			Timeout:    10 * time.Minute,
 			WorkerTemp: 4 * GiB,

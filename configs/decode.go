@@ -158,6 +158,18 @@ func (d *decoder) scalar(n ast.Node, path string, v reflect.Value) {
 			}
 		}
 		d.problem(n, "%s must be a whole number, not %s", path, kind(n))
+	case reflect.Float64:
+		switch f := n.(type) {
+		case *ast.FloatNode:
+			v.SetFloat(f.Value)
+			return
+		case *ast.IntegerNode:
+			if u, ok := f.Value.(uint64); ok {
+				v.SetFloat(float64(u))
+				return
+			}
+		}
+		d.problem(n, "%s must be a number, not %s", path, kind(n))
 	default:
 		panic("configs: no rule for a field of type " + v.Type().String()) // held by a test
 	}

@@ -73,6 +73,7 @@ func TestParseRefuses(t *testing.T) {
 		{"null", "listen: null\n", []string{"f.yaml:1: listen has no value"}},
 		{"tilde", "listen: ~\n", []string{"f.yaml:1: listen has no value"}},
 		{"empty list item", "upstreams:\n  -\n", []string{"f.yaml:2: upstreams[0] has no value"}},
+		{"text for a share", "decision_log: {allows: all}", []string{`f.yaml:1: decision_log.allows must be a number, not "all"`}},
 		{"text for a number", "gate: {pulls: \"8\"}", []string{`f.yaml:1: gate.pulls must be a whole number, not "8"`}},
 		{"fraction for a number", "gate: {pulls: 8.5}", []string{"f.yaml:1: gate.pulls must be a whole number, not 8.5"}},
 		{"huge number", "gate: {pulls: 18446744073709551615}", []string{"f.yaml:1: gate.pulls must be a whole number"}},

@@ -31,6 +31,7 @@ func (c Config) Validate() error {
 	v.database(c.Database)
 	v.check(c.Policy.WaiverMax == 0 || c.Policy.WaiverMax >= time.Minute, "policy.waiver_max", "must be 0 (no limit) or at least 1m, not %s", c.Policy.WaiverMax)
 	v.bundle(c)
+	v.decisionLog(c.DecisionLog)
 	v.check(!slices.Contains(c.Policy.VEX, ""), "policy.vex", "holds an empty name")
 	v.trust(c.Trust)
 	v.bounds(c)

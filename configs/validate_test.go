@@ -28,6 +28,13 @@ func TestValidate(t *testing.T) {
 			c.Upstreams = []Upstream{{Name: "127.0.0.1:5000", URL: "http://127.0.0.1:5000"}, {Name: "localhost"}}
 		}, nil},
 
+		{"a decision log", func(c *Config) {
+			c.DecisionLog = DecisionLog{File: "-", URL: "https://logs.example", TokenFile: "t", Allows: 0.5}
+		}, nil},
+		{"more than all", func(c *Config) { c.DecisionLog.Allows = 1.5 }, []string{"decision_log.allows: must be from 0 to 1"}},
+		{"decisions for everyone on the way", func(c *Config) { c.DecisionLog.URL = "http://logs.example" }, []string{"decision_log.url: is not https"}},
+		{"a collector that is none", func(c *Config) { c.DecisionLog.URL = "logs.example" }, []string{"decision_log.url: is no URL"}},
+		{"a token for nobody", func(c *Config) { c.DecisionLog.TokenFile = "t" }, []string{"decision_log: has a ca_file or a token_file"}},
 		{"a bundle of a server", func(c *Config) {
 			c.Policy.Bundle.Source, c.Policy.Bundle.TokenFile = "https://policies.example/b.tar.gz", "t"
 			c.Policy.Bundle.Keys = []BundleKey{{Name: "a", File: "a.pem"}, {Name: "b", File: "b.pem"}}

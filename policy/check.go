@@ -104,6 +104,9 @@ func TestDir(ctx context.Context, dir string) ([]Test, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := compileMask(ctx, modules, src.store()); err != nil {
+		return nil, err
+	}
 	if _, _, err := entrypoints(modules); err != nil {
 		return nil, err
 	}

@@ -25,7 +25,8 @@ const (
 
 // Message returns the one line that tells a client why an image is refused: at most
 // 299 bytes of printable ASCII that start with "blocked by policy", name the policies
-// and the worst findings, and say what to do. f is where packages and fixes are
+// and the worst findings, and say what to do, and end with the decision's ID where there
+// is room. f is where packages and fixes are
 // looked up. It is empty where d allows. Clients name the image themselves, so a is
 // named only where nothing else is.
 func Message(d Decision, a Image, f []scan.Finding) string {
@@ -48,7 +49,11 @@ func Message(d Decision, a Image, f []scan.Finding) string {
 	if len(v.Findings) > 0 {
 		body = findingsText(allFindings(vs, f), f, room)
 	}
-	return clip(head+body+tail, lineMax)
+	line := clip(head+body+tail, lineMax)
+	if id := " (decision " + word(d.ID, 40) + ")"; d.ID != "" && len(line)+len(id) <= lineMax {
+		line += id
+	}
+	return line
 }
 
 // active returns the findings that nobody has set aside. One advisory may be waived

@@ -58,6 +58,7 @@ func TestMessage(t *testing.T) {
 		want string
 	}{
 		{"allowed", Decision{Allow: true}, nil, ""},
+		{"with its ID", Decision{ID: "ABC", Mode: Enforce, Violations: []Violation{kev}}, []scan.Finding{log4j}, "blocked by policy known_exploited: CVE-2021-44228 in log4j-core 2.14.1, fixed in 2.15.0. " + update + " (decision ABC)"},
 		{"no reason", denial(), nil, "blocked by policy: sha256:d is denied"},
 		{
 			"one", denial(kev), []scan.Finding{log4j},

@@ -112,7 +112,8 @@ type program struct {
 	packages []string // below data.sluice.policies, in the order of the query's variables
 	listings []Listing
 	spots    []ruleSpot
-	needs    needs // of the input
+	needs    needs                   // of the input
+	mask     *rego.PreparedEvalQuery // of the decision log; nil for none
 	revision string
 	given    string // that a bundle says of itself
 }
@@ -125,11 +126,16 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, err
 	}
+	store := src.store()
+	mask, err := compileMask(ctx, modules, store)
+	if err != nil {
+		return nil, err
+	}
 	packages, query, err := entrypoints(modules)
 	if err != nil {
 		return nil, err
 	}
-	listings, store := listingsOf(modules, packages), src.store()
+	listings := listingsOf(modules, packages)
 	c, err := compileModules(ctx, modules, src, store)
 	if err != nil {
 		return nil, err
@@ -153,7 +159,7 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	}
 	p := &program{
 		query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules),
-		revision: src.sum(), given: src.revision,
+		mask: mask, revision: src.sum(), given: src.revision,
 	}
 	return p, p.smoke(ctx, timeout)
 }

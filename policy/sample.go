@@ -25,6 +25,11 @@ func (p *program) smoke(ctx context.Context, timeout time.Duration) error {
 			return fmt.Errorf("try policies on a sample: %w", err)
 		}
 	}
+	in := sampleFull()
+	record := map[string]any{"decision_id": "sample", "input": map[string]any{"request": in.Request, "image": in.Image, "scan": in.Scan}, "result": map[string]any{"allow": true}}
+	if _, err := p.masks(ctx, record, in.Now); err != nil {
+		return fmt.Errorf("try the masks of the decision log on a sample: %w", err)
+	}
 	return nil
 }
 

@@ -45,7 +45,7 @@ func (g *Gateway) Check(ctx context.Context, caller auth.Caller, q Question, dea
 	}
 	s.input.Request.Namespace, s.input.Request.Action = q.Namespace, q.Action
 	repo := Repo{Upstream: s.input.Image.Registry, Name: s.input.Image.Repository}
-	return policy.NewAnswer(s.input, g.policy(repo).Decide(ctx, s.input)), nil
+	return policy.NewAnswer(s.input, g.opinion(ctx, repo, s.input)), nil
 }
 
 // Explain is Answer with what each policy says and doesn't, and what would change the

@@ -174,7 +174,7 @@ func (g *Gateway) notKilled(ctx context.Context, caller auth.Caller, repo Repo, 
 		Request: policy.Request{Caller: caller.Name, Groups: []string{}, Action: "pull"},
 		Image:   policy.Image{Reference: repo.String() + "@" + d.String(), Registry: repo.Upstream, Repository: repo.Name, Digest: d.String(), Aliases: names},
 	}
-	return standing{decision: g.policy(repo).Decide(ctx, in), input: in}.denial()
+	return standing{decision: g.opinion(ctx, repo, in), input: in}.denial()
 }
 
 func unknownBlob(repo Repo, d digest.Digest) *Error {

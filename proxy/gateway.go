@@ -15,6 +15,7 @@ import (
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/policy/decisionlog"
 	"github.com/sluicegate/sluice/policy/signature"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/upstream"
@@ -91,6 +92,7 @@ type Gateway struct {
 	Scanner   *scan.Scanner
 	Policy    *policy.Engine
 	Trust     *signature.Source // what signatures of images are verified by; nil: nobody is trusted
+	Decisions *decisionlog.Log  // where decisions are written down; nil: nowhere
 	Auth      *auth.Authenticator
 	Gate      Gate
 	Metrics   *Metrics

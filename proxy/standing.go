@@ -210,13 +210,21 @@ func (g *Gateway) decideAmong(ctx context.Context, caller auth.Caller, repo Repo
 		return standing{}, storeDown(err)
 	}
 	s := standing{input: in, runnable: v.Scan.State != scan.Unsupported}
-	s.decision = g.policy(repo).Decide(ctx, in)
+	s.decision = g.opinion(ctx, repo, in)
 	if v.Scan.Cause == scan.CauseNone && s.decision.Cause == scan.CauseNone && s.decision.Mode != policy.Off {
 		if err := g.noteDecision(ctx, caller, repo, m.Digest, s.decision); err != nil {
 			return standing{}, storeDown(err)
 		}
 	}
 	return s, nil
+}
+
+// opinion asks the policies about an input and writes down what they say.
+func (g *Gateway) opinion(ctx context.Context, repo Repo, in policy.Input) policy.Decision {
+	engine, start := g.policy(repo), time.Now()
+	d := engine.Decide(ctx, in)
+	g.Decisions.Note(engine, &in, &d, time.Since(start))
+	return d
 }
 
 // timedOut decides for a caller who has waited for p as long as anyone should. The

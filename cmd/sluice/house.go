@@ -23,6 +23,7 @@ import (
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/policy/decisionlog"
 	"github.com/sluicegate/sluice/policy/signature"
 	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/auth"
@@ -50,6 +51,7 @@ type house struct {
 	exceptions  *policy.Exceptions
 	policies    map[string]*policy.Engine // by directory, "" is of the bundle or of those built in
 	bundle      bundleSource
+	decisions   *decisionlog.Log // nil for none
 	connections *connection.Vault
 	auth        *auth.Authenticator
 	gateway     *proxy.Gateway
@@ -322,8 +324,12 @@ func (h *house) openGateway() error {
 	if err != nil {
 		return err
 	}
+	if h.decisions, err = openDecisions(c.DecisionLog, h.log); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, h.closeDecisions)
 	h.gateway = &proxy.Gateway{
-		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Auth: h.auth,
+		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Decisions: h.decisions, Auth: h.auth,
 		Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
 	}
 	if h.tracing != nil {

@@ -114,6 +114,7 @@ func (h *house) measure() {
 	h.metrics.MustRegister(measureReevaluation(h.gateway)...)
 	h.metrics.MustRegister(h.measureExceptions()...)
 	h.metrics.MustRegister(measureWorkers(h.workers)...)
+	h.metrics.MustRegister(measureDecisions(h.decisions)...)
 	for _, dir := range h.policyDirs() {
 		h.metrics.MustRegister(gauge("sluice_policy_load_failed", "1 while the newest policies, waivers or kill list can't be loaded, and the last good ones decide.",
 			prometheus.Labels{"policies": h.policyName(dir)}, func() float64 { return oneIf(h.policies[dir].Status().LastError != "") }))

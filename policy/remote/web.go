@@ -46,7 +46,7 @@ func (w Web) Fetch(ctx context.Context, seen string) (b []byte, tag string, err 
 		}
 		req.Header.Set("Authorization", "Bearer "+text)
 	}
-	client, err := w.client()
+	client, err := NewClient(w.CAFile)
 	if err != nil {
 		return nil, "", err
 	}
@@ -74,19 +74,21 @@ func (w Web) Fetch(ctx context.Context, seen string) (b []byte, tag string, err 
 	return b, res.Header.Get("ETag"), nil
 }
 
-func (w Web) client() (*http.Client, error) {
+// NewClient returns a client for TLS 1.2 and newer, with the authorities of a PEM file in
+// place of the system's where one is named, that follows no redirect to another host.
+func NewClient(caFile string) (*http.Client, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = 30 * time.Second
 	t.DisableCompression = true // a bundle is compressed, and its digest is that of its bytes
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if w.CAFile != "" {
-		pem, err := os.ReadFile(w.CAFile)
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
 		if err != nil {
 			return nil, fmt.Errorf("the authorities of its certificate: %w", err)
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("the authorities of its certificate: %s holds no PEM certificate", w.CAFile)
+			return nil, fmt.Errorf("the authorities of its certificate: %s holds no PEM certificate", caFile)
 		}
 		t.TLSClientConfig.RootCAs = pool
 	}
@@ -95,7 +97,7 @@ func (w Web) client() (*http.Client, error) {
 		case len(via) > 5:
 			return errors.New("more than 5 redirects")
 		case r.URL.Host != first.Host || r.URL.Scheme != first.Scheme:
-			return fmt.Errorf("it redirects to %s://%s; name the place where the bundle lies", r.URL.Scheme, r.URL.Host)
+			return fmt.Errorf("it redirects to %s://%s; name the place itself", r.URL.Scheme, r.URL.Host)
 		}
 		return nil
 	}}, nil
