@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"archive/tar"
 	"bytes"
 	"cmp"
 	"compress/gzip"
@@ -120,7 +121,8 @@ func readBundle(name string, b []byte, keys keySet, now time.Time) (sources, err
 }
 
 func openBundle(name string, b []byte, keys keySet, now time.Time) (sources, error) {
-	if err := unpacks(b); err != nil {
+	manifests, err := unpack(b)
+	if err != nil {
 		return sources{}, err
 	}
 	r := bundle.NewCustomReader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(b), "")).
@@ -163,23 +165,40 @@ func openBundle(name string, b []byte, keys keySet, now time.Time) (sources, err
 	for _, m := range got.Modules {
 		s.texts[path.Join(name, m.RelativePath)] = string(m.Raw)
 	}
+	for file, text := range manifests {
+		s.texts[path.Join(name, file)] = text
+	}
 	return s, nil
 }
 
-// unpacks returns an error where more would come out of a bundle than may.
-func unpacks(b []byte) error {
+// unpack returns Chainguard's manifests in a bundle, which OPA leaves aside. Where more
+// would come out of the bundle than may, that is an error.
+func unpack(b []byte) (manifests map[string]string, err error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
-		return fmt.Errorf("not a tar.gz: %w", err)
+		return nil, fmt.Errorf("not a tar.gz: %w", err)
 	}
-	n, err := io.Copy(io.Discard, io.LimitReader(z, maxUnpacked+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("not a whole tar.gz: %w", err)
-	case n > maxUnpacked:
-		return fmt.Errorf("it holds more than %d MiB", maxUnpacked>>20)
+	bounded := &io.LimitedReader{R: z, N: maxUnpacked + 1}
+	manifests = map[string]string{}
+	for r := tar.NewReader(bounded); ; {
+		h, err := r.Next()
+		if bounded.N == 0 {
+			return nil, fmt.Errorf("it holds more than %d MiB", maxUnpacked>>20)
+		}
+		if errors.Is(err, io.EOF) {
+			return manifests, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("not a whole tar.gz: %w", err)
+		}
+		if ext := path.Ext(h.Name); h.Typeflag != tar.TypeReg || ext != ".yaml" && ext != ".yml" || isData(h.Name) {
+			continue
+		}
+		text, err := io.ReadAll(r)
+		if err == nil && isManifest(h.Name, text) {
+			manifests[h.Name] = string(text)
+		}
 	}
-	return nil
 }
 
 // lasting returns an error where a verified signature says that it is over, or begins

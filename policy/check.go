@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +16,7 @@ import (
 
 // A Listing is one policy as its METADATA describes it.
 type Listing struct {
-	Package     string `json:"package"` // below sluice.policies
+	Package     string `json:"package"` // below sluice.policies, or the name of one of Chainguard's
 	Title       string `json:"title,omitempty"`
 	Description string `json:"description,omitempty"`
 	File        string `json:"file"`
@@ -107,7 +108,11 @@ func TestDir(ctx context.Context, dir string) ([]Test, error) {
 	if _, err := compileMask(ctx, modules, src.store()); err != nil {
 		return nil, err
 	}
-	if _, _, err := entrypoints(modules); err != nil {
+	manifests, err := src.manifests(ctx, src.store())
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := entrypoints(modules, len(manifests) > 0); err != nil {
 		return nil, err
 	}
 	if _, err := compileModules(ctx, modules, src, src.store()); err != nil {
@@ -121,6 +126,9 @@ func runTests(ctx context.Context, src sources) ([]Test, error) {
 	modules := map[string]*ast.Module{}
 	tests := 0
 	for name, text := range src.texts {
+		if path.Ext(name) != ".rego" {
+			continue
+		}
 		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
 		if err != nil {
 			return nil, err

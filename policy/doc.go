@@ -62,6 +62,24 @@
 // document may have others, at data.parameters.NAME. What asks for a fact (who signed,
 // on which base, which licence) refuses an image of which that fact is not known.
 //
+// # Chainguard's policies
+//
+// Manifests of Chainguard's registry policies (supported_resource_type
+// registry.chainguard.dev/Repo@v1, package chainguard.policies, rule allow) are YAML files
+// beside the others, and are taken as they are. What does not allow an image is a
+// violation named like the manifest, with modes and waivers as any. Parameters have their
+// defaults, or what a data document says at data.chainguard.parameters[NAME].
+//
+// Their input is filled from what is known of the image. A manifest that reads a field
+// which is not known has the outcome ERROR, which denies:
+//
+//	input.main_package          the annotation or label dev.chainguard.package.main
+//	input.main_package_version  data.chainguard.lifecycle[main_package], an object with eolDate,
+//	                            releaseDate, version, latestVersion, lts, fips, exists, eolBroken,
+//	                            versionSource; what an entry leaves out is not recorded
+//	input.create_time           the annotation org.opencontainers.image.created, or the config's date
+//	input.parameters            see above
+//
 // # Input
 //
 // Every field, with "?" where it may be absent; testdata/input.json is an example. What a

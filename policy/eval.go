@@ -57,6 +57,15 @@ func (p *program) eval(ctx context.Context, in *Input, active []scan.Finding, ti
 		}
 		out.violations, out.warnings = append(out.violations, vs...), append(out.warnings, ws...)
 	}
+	for _, m := range p.manifests {
+		v, err := m.judge(ctx, in, p.data)
+		if err != nil {
+			return output{}, fmt.Errorf("%s: %w", m.file, err)
+		}
+		if v != nil {
+			out.violations = append(out.violations, *v)
+		}
+	}
 	if len(out.violations) > maxOutput || len(out.warnings) > maxOutput {
 		return output{}, fmt.Errorf("more than %d violations or warnings: return one for each policy, with its findings", maxOutput)
 	}

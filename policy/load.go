@@ -214,7 +214,7 @@ func (e *Engine) Status() Status {
 	st := Status{
 		Source: cmp.Or(e.c.Origin, e.c.Bundle, e.c.Dir, "embedded defaults"), Mode: e.modes.standard,
 		Revision: s.revision, Bundle: s.program.given, LoadedAt: state.loadedAt,
-		Policies: len(s.program.packages), Killed: len(s.kill),
+		Policies: len(s.program.listings), Killed: len(s.kill),
 		Expired: []string{}, Expiring: []string{},
 	}
 	exceptions := e.c.Exceptions.Status()

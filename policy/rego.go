@@ -41,7 +41,7 @@ var root = []string{"sluice", "policies"}
 
 // sources are what policies are made from.
 type sources struct {
-	texts    map[string]string // of *.rego files, by the name that errors use
+	texts    map[string]string // of *.rego files and of Chainguard's manifests, by the name that errors use
 	data     map[string]any    // data documents, merged
 	revision string            // that a bundle says of itself
 }
@@ -60,7 +60,7 @@ func readSources(fsys fs.FS, prefix string) (sources, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case e.IsDir() || path.Ext(name) != ".rego" && !isData(name):
+		case e.IsDir() || !slices.Contains([]string{".rego", ".yaml", ".yml"}, path.Ext(name)) && !isData(name):
 			return nil
 		}
 		info, err := fs.Stat(fsys, name)
@@ -77,7 +77,9 @@ func readSources(fsys fs.FS, prefix string) (sources, error) {
 		if isData(name) {
 			return s.addData(prefix, name, b)
 		}
-		s.texts[path.Join(prefix, name)] = string(b)
+		if path.Ext(name) == ".rego" || isManifest(name, b) {
+			s.texts[path.Join(prefix, name)] = string(b)
+		}
 		return nil
 	})
 	if err != nil {
@@ -108,14 +110,16 @@ func (s sources) sum() string {
 
 // A program is a set of policies, compiled and ready.
 type program struct {
-	query    rego.PreparedEvalQuery
-	packages []string // below data.sluice.policies, in the order of the query's variables
-	listings []Listing
-	spots    []ruleSpot
-	needs    needs                   // of the input
-	mask     *rego.PreparedEvalQuery // of the decision log; nil for none
-	revision string
-	given    string // that a bundle says of itself
+	query     rego.PreparedEvalQuery
+	packages  []string // below data.sluice.policies, in the order of the query's variables
+	listings  []Listing
+	spots     []ruleSpot
+	needs     needs                   // of the input
+	manifests []*manifest             // Chainguard's, by name
+	data      map[string]any          // of data documents
+	mask      *rego.PreparedEvalQuery // of the decision log; nil for none
+	revision  string
+	given     string // that a bundle says of itself
 }
 
 // compile parses and compiles policies, runs their tests and evaluates them once.
@@ -131,11 +135,18 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, err
 	}
-	packages, query, err := entrypoints(modules)
+	manifests, err := src.manifests(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	packages, query, err := entrypoints(modules, len(manifests) > 0)
 	if err != nil {
 		return nil, err
 	}
 	listings := listingsOf(modules, packages)
+	for _, m := range manifests {
+		listings = append(listings, Listing{Package: m.Name, Title: clip(m.Description, 100), File: m.file})
+	}
 	c, err := compileModules(ctx, modules, src, store)
 	if err != nil {
 		return nil, err
@@ -159,7 +170,7 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	}
 	p := &program{
 		query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules),
-		mask: mask, revision: src.sum(), given: src.revision,
+		manifests: manifests, data: src.data, mask: mask, revision: src.sum(), given: src.revision,
 	}
 	return p, p.smoke(ctx, timeout)
 }
@@ -220,6 +231,9 @@ func parse(src sources) (modules map[string]*ast.Module, tests int, err error) {
 	modules = map[string]*ast.Module{}
 	var errs ast.Errors
 	for _, name := range slices.Sorted(maps.Keys(src.texts)) {
+		if path.Ext(name) != ".rego" {
+			continue
+		}
 		m, err := ast.ParseModuleWithOpts(name, src.texts[name], ast.ParserOptions{
 			RegoVersion: ast.RegoV1, Capabilities: capabilities(), ProcessAnnotation: true,
 		})
@@ -245,8 +259,9 @@ func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
 
 // entrypoints finds the packages that count, and writes the query that asks each of
 // them by itself, so that an undefined one can be told. A package that looks like a
-// policy and would not count is an error: it would else be silently ignored.
-func entrypoints(modules map[string]*ast.Module) (packages []string, query string, err error) {
+// policy and would not count is an error: it would else be silently ignored. others says
+// that there are policies of another kind, so that there may be none.
+func entrypoints(modules map[string]*ast.Module, others bool) (packages []string, query string, err error) {
 	defines := map[string]map[string]bool{} // package → rule names
 	refs := map[string]string{}             // package → reference
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
@@ -281,6 +296,9 @@ func entrypoints(modules map[string]*ast.Module) (packages []string, query strin
 			}
 		}
 		packages = append(packages, pkg)
+	}
+	if len(packages) == 0 && others {
+		return nil, "true", nil
 	}
 	if len(packages) == 0 {
 		return nil, "", errors.New("no policies: no package below sluice.policies defines violations or warnings")
