@@ -28,7 +28,7 @@ const (
 const unshaped = "unshaped"
 
 // parts are what can be measured alone.
-var parts = []string{"pulls", "verdict", "reevaluate", "crowd", "memory", "warm"}
+var parts = []string{"pulls", "verdict", "reevaluate", "crowd", "memory", "warm", "decisions"}
 
 type options struct {
 	sluice, distribution string // programs
@@ -131,6 +131,11 @@ func measure(ctx context.Context, y *yard, c *corpus, o options) (r *report, err
 	}
 	if o.measures("memory") {
 		if r.memory, err = measureMemory(ctx, y, c); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("decisions") {
+		if r.decisions, err = measureDecisions(ctx, o); err != nil {
 			return nil, err
 		}
 	}

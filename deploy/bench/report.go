@@ -27,6 +27,7 @@ type report struct {
 	memory    []*burden
 	warm      []*load
 	manifests []*manifestLoad
+	decisions []*judgement
 }
 
 // markdown is the report as the README has it.
@@ -53,6 +54,10 @@ func (r *report) markdown() string {
 	}
 	if len(r.warm) > 0 {
 		r.writeWarm(&b)
+	}
+	if len(r.decisions) > 0 {
+		b.WriteString("\n")
+		r.writeDecisions(&b)
 	}
 	return b.String()
 }
