@@ -191,7 +191,7 @@ func unpack(b []byte) (manifests map[string]string, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("not a whole tar.gz: %w", err)
 		}
-		if ext := path.Ext(h.Name); h.Typeflag != tar.TypeReg || ext != ".yaml" && ext != ".yml" || isData(h.Name) {
+		if h.Typeflag != tar.TypeReg || !maybeManifest(h.Name) {
 			continue
 		}
 		text, err := io.ReadAll(r)

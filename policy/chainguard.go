@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path"
 	"slices"
@@ -59,18 +60,26 @@ type parameter struct {
 	Deprecated  bool     `yaml:"deprecated"`
 }
 
-// isManifest reports whether a file may be a manifest. What has no resource type is none,
-// and is not read.
+// maybeManifest reports whether a file's name is one that a manifest may have.
+func maybeManifest(name string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name)) && !isData(name)
+}
+
+// isManifest reports whether a file is to be read as a manifest: one that says so anywhere,
+// since a policy that is passed over refuses nothing.
 func isManifest(name string, b []byte) bool {
-	ext := path.Ext(name)
-	return (ext == ".yaml" || ext == ".yml") && !isData(name) && bytes.Contains(b, []byte("\nsupported_resource_type:"))
+	return maybeManifest(name) && (bytes.Contains(b, []byte("supported_resource_type")) || bytes.Contains(b, []byte("chainguard.policies")))
 }
 
 // parseManifest reads a manifest and prepares its expression.
 func parseManifest(ctx context.Context, name, text string, store storage.Store, data map[string]any) (*manifest, error) {
 	m := &manifest{file: name}
-	if err := yaml.UnmarshalWithOptions([]byte(text), m, yaml.Strict()); err != nil {
+	dec := yaml.NewDecoder(strings.NewReader(text), yaml.Strict())
+	if err := dec.Decode(m); err != nil {
 		return nil, manifestYAML(name, err)
+	}
+	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: more than one document; give each manifest a file of its own", name)
 	}
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

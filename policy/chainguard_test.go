@@ -195,6 +195,8 @@ func TestBadManifests(t *testing.T) {
 		"a required one":      {picked, "", []string{"parameter packages is required", `data.chainguard.parameters["picked"].packages`}},
 		"not allowed":         {picked, `{"chainguard": {"parameters": {"picked": {"packages": ["a"], "channel": "nightly"}}}}`, []string{"nightly is none of allowed_values"}},
 		"not a list":          {picked, `{"chainguard": {"parameters": {"picked": {"packages": "a"}}}}`, []string{`"a" is no PARAMETER_TYPE_STRING_LIST`}},
+		"two in one file":     {ripe + "---\n" + alive, "", []string{"x.yaml", "more than one document"}},
+		"only a comment":      {"# supported_resource_type: Repo\n", "", []string{"x.yaml"}},
 		"its name is taken":   {ripe, "", []string{"is that of", "y.yaml"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,6 +217,27 @@ func TestBadManifests(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestManifestsAreNotPassedOver: neither their form nor their file's name keeps them from
+// deciding, and one without its manifest is an error.
+func TestManifestsAreNotPassedOver(t *testing.T) {
+	expression := `package chainguard.policies\nallow if input.create_time == \"never\"`
+	for name, text := range map[string]string{
+		"first.yaml": "supported_resource_type: Repo\nname: x\nexpression: \"" + expression + "\"\n",
+		"flow.yml":   `{name: x, "supported_resource_type": Repo, expression: "` + expression + `"}`,
+		"x.json":     `{"name": "x", "supported_resource_type": "Repo", "expression": "` + expression + `"}`,
+		"dos.yaml":   "name: x\r\nsupported_resource_type: Repo\r\nexpression: \"" + expression + "\"\r\n",
+	} {
+		e := open(t, Config{Dir: chainguardDir(t, map[string]string{name: text})})
+		if d := e.Decide(t.Context(), aged(30)); d.Allow {
+			t.Errorf("%s is passed over", name)
+		}
+	}
+	_, err := Open(context.Background(), Config{Dir: chainguardDir(t, map[string]string{"raw.rego": "package chainguard.policies\nallow if false\n"})})
+	if err == nil || !strings.Contains(err.Error(), "raw.rego:1: package chainguard.policies counts in a manifest") {
+		t.Error(err)
 	}
 }
 

@@ -60,7 +60,7 @@ func readSources(fsys fs.FS, prefix string) (sources, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case e.IsDir() || !slices.Contains([]string{".rego", ".yaml", ".yml"}, path.Ext(name)) && !isData(name):
+		case e.IsDir() || path.Ext(name) != ".rego" && !isData(name) && !maybeManifest(name):
 			return nil
 		}
 		info, err := fs.Stat(fsys, name)
@@ -267,6 +267,9 @@ func entrypoints(modules map[string]*ast.Module, others bool) (packages []string
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
 		m := modules[name]
 		pkg, below := packageBelow(m.Package)
+		if m.Package.Path.String() == manifestPackage {
+			return nil, "", fmt.Errorf("%s: package chainguard.policies counts in a manifest: put the text under expression in a YAML file, with a name and supported_resource_type: %s", m.Package.Loc(), repoType)
+		}
 		if !below {
 			if r := firstRule(m, "violations", "warnings"); r != nil {
 				return nil, "", fmt.Errorf("%s: package %s defines %s, but only packages below sluice.policies are asked; name it sluice.policies.NAME",
