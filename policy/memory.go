@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// maxAge is how long a decision may be remembered. Dates move by days; a minute
-	// late is no loss there, and what ends to the second (a waiver) ends it earlier.
+	// maxAge is how long a decision may be remembered. What ends to the second (a waiver,
+	// a grace period: see nextHour) ends it earlier.
 	maxAge = 60 * time.Second
 	// maxCost bounds what is remembered, in decisions and the findings and waivers
 	// that they name: some 30 MB at most.
@@ -94,6 +94,41 @@ func hashFindings(fs []scan.Finding, ps []scan.Package) uint64 {
 		h.Write(buf)
 	}
 	return h.Sum64()
+}
+
+// nextHour is when next a whole number of hours will have passed since a time or a date in
+// an input: grace periods of hours and days end then, and at no other time.
+func nextHour(in *Input) time.Time {
+	next := in.Now.Truncate(time.Hour).Add(time.Hour) // of dates, and of what is in whole hours
+	since := func(t time.Time) {
+		if t.IsZero() {
+			return
+		}
+		if due := in.Now.Add(time.Hour - in.Now.Sub(t)%time.Hour); t.Before(in.Now) && due.Before(next) {
+			next = due
+		} else if due := in.Now.Add(t.Sub(in.Now) % time.Hour); t.After(in.Now) && due.After(in.Now) && due.Before(next) {
+			next = due
+		}
+	}
+	text := func(s string) {
+		if t, err := time.Parse(time.RFC3339, s); err == nil {
+			since(t)
+		}
+	}
+	for _, s := range [...]string{in.Image.Created, in.History.FirstSeen, in.Image.Annotations[createdKey]} {
+		text(s)
+	}
+	since(in.Scan.ScannedAt)
+	if in.Scan.Database != nil {
+		since(in.Scan.Database.Built)
+	}
+	for i := range in.Image.Signatures {
+		text(in.Image.Signatures[i].Time)
+	}
+	for i := range in.Image.Attestations {
+		text(in.Image.Attestations[i].Time)
+	}
+	return next
 }
 
 // A memory holds the decisions used last.

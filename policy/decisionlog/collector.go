@@ -39,6 +39,7 @@ type Collector struct {
 	lines  [][]byte
 	bytes  int
 	behind error // why the last try failed
+	full   bool  // there was no room for the last record
 }
 
 func (c *Collector) start(l *Log) {
@@ -55,10 +56,14 @@ func (c *Collector) add(line []byte) {
 	if !full {
 		c.lines, c.bytes = append(c.lines, bytes.TrimSuffix(line, []byte("\n"))), c.bytes+len(line)
 	}
-	soon := c.bytes >= batchBytes
+	soon, news := c.bytes >= batchBytes, full && !c.full
+	c.full = full
 	c.mu.Unlock()
 	if full {
 		c.log.stats[statDropped].Add(1)
+	}
+	if news {
+		c.log.Log.Warn("there is no room for more decisions that wait for their collector; the count of those lost is a metric")
 	}
 	if !soon {
 		return

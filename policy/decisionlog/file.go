@@ -17,6 +17,7 @@ type file struct {
 	name   string
 	f      *os.File
 	looked time.Time
+	half   bool // the last line is not whole
 }
 
 func openFile(name string) (*file, error) {
@@ -48,16 +49,24 @@ func (o *file) write(line []byte) error {
 		return nil
 	}
 	if o.name != "-" && time.Since(o.looked) > lookEvery {
-		o.looked = time.Now()
 		now, err := os.Stat(o.name)
 		mine, mineErr := o.f.Stat()
 		if errors.Is(err, fs.ErrNotExist) || err == nil && mineErr == nil && !os.SameFile(now, mine) {
 			if err := o.open(); err != nil {
 				return err
 			}
+			o.half = false
 		}
+		o.looked = time.Now()
 	}
-	_, err := o.f.Write(line)
+	if o.half { // what a full disk has cut off must not spoil the next line
+		if _, err := o.f.Write([]byte("\n")); err != nil {
+			return err
+		}
+		o.half = false
+	}
+	n, err := o.f.Write(line)
+	o.half = err != nil && n > 0
 	return err
 }
 

@@ -2,6 +2,7 @@ package decisionlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -42,6 +43,7 @@ type Log struct {
 
 	mu      sync.Mutex // guards all below, and sending to queue against its end
 	closed  bool
+	full    bool                          // the queue was, when it was last added to
 	allowed *lru.Cache[string, time.Time] // what was allowed to whom: when it had its record
 	denied  *lru.Cache[string, time.Time] // the same of decisions, by their IDs
 }
@@ -107,29 +109,46 @@ func (l *Log) Note(m Masker, in *policy.Input, d *policy.Decision, took time.Dur
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.spared(in, d) {
+	seen, key := l.place(in, d)
+	if l.spared(seen, key, d) {
 		return
 	}
-	e := entry{recordOf(in, d, l.now(), took, l.Labels), m}
 	if l.closed {
 		l.stats[statDropped].Add(1)
 		return
 	}
 	select {
-	case l.queue <- e:
+	case l.queue <- entry{recordOf(in, d, l.now(), took, l.Labels), m}:
+		l.full = false
 	default:
-		if l.stats[statDropped].Add(1) == 1 {
+		seen.Remove(key) // so that the next one has a record
+		l.stats[statDropped].Add(1)
+		if !l.full {
+			l.full = true
 			l.Log.Warn("decisions come faster than they can be written down; the count of those lost is a metric")
 		}
 	}
 }
 
+// place is where it is noted that a decision has its record, and under which key. l.mu is
+// held.
+func (l *Log) place(in *policy.Input, d *policy.Decision) (seen *lru.Cache[string, time.Time], key string) {
+	who := strings.Join([]string{in.Request.Action, in.Request.Namespace, in.Request.Caller, in.Image.Registry, in.Image.Repository, in.Image.Digest}, "\x00")
+	if !d.Allow {
+		l.allowed.Remove(who) // when it is allowed again, that is news
+		if d.Violations[0].Policy == policy.KillList {
+			return l.denied, who + "\x00" + d.Revision // each request of a client has an ID of its own
+		}
+		return l.denied, d.ID
+	}
+	return l.allowed, who
+}
+
 // spared reports whether a decision gets no record, and counts it then. l.mu is held.
-func (l *Log) spared(in *policy.Input, d *policy.Decision) bool {
-	seen, key, life := l.denied, d.ID, denialLife
+func (l *Log) spared(seen *lru.Cache[string, time.Time], key string, d *policy.Decision) bool {
+	life := denialLife
 	if d.Allow {
-		seen, life = l.allowed, l.AllowEvery
-		key = strings.Join([]string{in.Request.Action, in.Request.Namespace, in.Request.Caller, in.Image.Registry, in.Image.Repository, in.Image.Digest, d.Revision}, "\x00")
+		life = l.AllowEvery
 	}
 	if at, ok := seen.Get(key); ok && l.now().Sub(at) < life {
 		l.stats[statRepeated].Add(1)
@@ -195,7 +214,11 @@ func (l *Log) Close(ctx context.Context) error {
 	select {
 	case <-l.done:
 	case <-ctx.Done(): // a file may be a pipe that nobody reads
-		return fmt.Errorf("the decision log is not written to its end: %w", context.Cause(ctx))
+		err := fmt.Errorf("the decision log is not written to its end: %w", context.Cause(ctx))
+		if l.Collector != nil {
+			err = errors.Join(err, l.Collector.close(ctx))
+		}
+		return err
 	}
 	if l.Collector != nil {
 		return l.Collector.close(ctx)

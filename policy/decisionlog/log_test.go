@@ -385,6 +385,7 @@ func TestCollectorGone(t *testing.T) {
 	if err := l.Close(ctx); err == nil || !strings.Contains(err.Error(), "1 decisions could not be sent") || strings.Contains(err.Error(), "hunter2") {
 		t.Error(err)
 	}
+	l.Log = slog.New(slog.DiscardHandler)
 	full := &Collector{log: l, wake: make(chan struct{}, 1)}
 	for range 2 * bufferBytes / (1 << 20) {
 		full.add(make([]byte, 1<<20))
@@ -393,6 +394,70 @@ func TestCollectorGone(t *testing.T) {
 		t.Errorf("%d bytes wait, %+v", full.bytes, l.Stats())
 	}
 }
+
+// TestNewsIsWritten: what is lost is written the next time; a denial makes the next allow
+// news; the requests of a client for a killed image share a record.
+func TestNewsIsWritten(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "d")
+	l := &Log{File: name, Allows: 1, AllowEvery: time.Hour}
+	gate := make(chan struct{})
+	start(t, l)
+	l.Note(waits(gate), image("anna", "sha256:0"), denial("first"), 0)
+	for i := range 2 * queueLength {
+		l.Note(plain{}, image("anna", "sha256:1"), denial(fmt.Sprint("filler", i)), 0)
+	}
+	l.Note(plain{}, image("anna", "sha256:1"), denial("lost"), 0)
+	close(gate)
+	eventually(t, "the queue is written", func() bool { return l.Stats().Written > queueLength })
+	l.Note(plain{}, image("anna", "sha256:1"), denial("lost"), 0)
+	l.Note(plain{}, image("bert", "sha256:2"), allow("A1"), 0)
+	l.Note(plain{}, image("bert", "sha256:2"), denial("D1"), 0)
+	l.Note(plain{}, image("bert", "sha256:2"), allow("A2"), 0)
+	for i := range 3 {
+		d := denial(fmt.Sprint("K", i))
+		d.Violations[0].Policy = policy.KillList
+		l.Note(plain{}, image("carl", "sha256:3"), d, 0)
+	}
+	closed(t, l)
+	var ids []string
+	for _, r := range lines(t, name) {
+		if id := r["decision_id"].(string); !strings.HasPrefix(id, "filler") {
+			ids = append(ids, id)
+		}
+	}
+	if fmt.Sprint(ids) != "[first lost A1 D1 A2 K0]" {
+		t.Errorf("records of %v", ids)
+	}
+}
+
+// TestFullDisk: a line that was cut off does not spoil the next.
+func TestFullDisk(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "d")
+	o, err := openFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.f.WriteString(`{"decision_id":"ha`); err != nil {
+		t.Fatal(err)
+	}
+	o.half = true
+	for range 2 {
+		if err := o.write([]byte("{}\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := os.ReadFile(name); err != nil || string(b) != "{\"decision_id\":\"ha\n{}\n{}\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := o.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// waits masks nothing once its channel is closed.
+type waits chan struct{}
+
+func (w waits) Mask(context.Context, any) ([]policy.Mask, error) { <-w; return nil, nil }
 
 // stuck masks nothing until ctx ends.
 type stuck struct{}
