@@ -136,7 +136,7 @@ func (l *Log) place(in *policy.Input, d *policy.Decision) (seen *lru.Cache[strin
 	who := strings.Join([]string{in.Request.Action, in.Request.Namespace, in.Request.Caller, in.Image.Registry, in.Image.Repository, in.Image.Digest}, "\x00")
 	if !d.Allow {
 		l.allowed.Remove(who) // when it is allowed again, that is news
-		if d.Violations[0].Policy == policy.KillList {
+		if len(d.Violations) > 0 && d.Violations[0].Policy == policy.KillList {
 			return l.denied, who + "\x00" + d.Revision // each request of a client has an ID of its own
 		}
 		return l.denied, d.ID
