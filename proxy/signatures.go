@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -218,7 +219,7 @@ func (g *Gateway) refreshSignatures(key cache.Key, trust *signature.Trust, repo 
 	rec := signatureRecord{At: g.now()}
 	select {
 	case g.signing <- struct{}{}:
-		f := &finder{g: g, repo: repo, subject: d, trust: trust}
+		f := &finder{registry: g.upstream(repo.Upstream).Registry, log: g.Log, repo: repo, subject: d, trust: trust}
 		f.find(ctx)
 		<-g.signing
 		rec.Facts, rec.Failed = f.facts, f.failed
@@ -238,13 +239,28 @@ func (g *Gateway) refreshSignatures(key cache.Key, trust *signature.Trust, repo 
 	return rec.Facts, g.Store.Put(storing, key, b, g.Gate.StaleTags+time.Minute)
 }
 
+// FindSignatures looks for the signatures and attestations of digests at their registry, and
+// verifies them, without remembering any. It takes up to 10 s; what can't be fetched until
+// then is told of as not verified.
+func FindSignatures(ctx context.Context, r *upstream.Registry, repo Repo, trust *signature.Trust, log *slog.Logger, subjects ...digest.Digest) (facts signature.Facts) {
+	ctx, cancel := context.WithTimeout(ctx, signatureTime)
+	defer cancel()
+	for _, d := range subjects {
+		f := &finder{registry: r, log: log, repo: repo, subject: d, trust: trust}
+		f.find(ctx)
+		facts.Join(f.facts)
+	}
+	return facts
+}
+
 // A finder looks for the signatures of one digest at upstream, and verifies them one after
 // the other.
 type finder struct {
-	g       *Gateway
-	repo    Repo
-	subject digest.Digest
-	trust   *signature.Trust
+	registry *upstream.Registry
+	log      *slog.Logger
+	repo     Repo
+	subject  digest.Digest
+	trust    *signature.Trust
 
 	facts  signature.Facts
 	failed bool
@@ -261,11 +277,9 @@ func (f *finder) find(ctx context.Context) {
 	f.tagged(ctx, tag+".att", true)
 }
 
-func (f *finder) registry() *upstream.Registry { return f.g.upstream(f.repo.Upstream).Registry }
-
 // fail tells that something could not be looked at. Upstream's own words stay in the log.
 func (f *finder) fail(what, format string, err error) {
-	f.g.Log.Info("signatures can't be looked at", "image", f.repo.String()+"@"+f.subject.String(), "what", what, "error", err)
+	f.log.Info("signatures can't be looked at", "image", f.repo.String()+"@"+f.subject.String(), "what", what, "error", err)
 	f.noteFailure(err)
 	f.facts.Fail(f.subject, format, fmt.Errorf("%s can't be fetched (%s); try again", what, upstreamReason(err)))
 }
@@ -280,7 +294,7 @@ func (f *finder) tagged(ctx context.Context, tag string, attestation bool) {
 	if !tagForm.MatchString(tag) { // as of a sha512 digest
 		return
 	}
-	got, err := f.registry().Manifest(ctx, f.repo.Name, tag)
+	got, err := f.registry.Manifest(ctx, f.repo.Name, tag)
 	if upstream.NotFound(err) {
 		return
 	}
@@ -302,7 +316,7 @@ const bundleType = "application/vnd.dev.sigstore.bundle"
 // referrers reads the bundles that refer to the subject. The registry filters by type if it
 // can; other artifacts may be there by the thousand.
 func (f *finder) referrers(ctx context.Context) {
-	refs, err := f.registry().Referrers(ctx, f.repo.Name, f.subject, bundleType+".v0.3+json")
+	refs, err := f.registry.Referrers(ctx, f.repo.Name, f.subject, bundleType+".v0.3+json")
 	if err != nil {
 		f.fail("the list of what refers to it", signature.Bundle, err)
 		return
@@ -321,7 +335,7 @@ func (f *finder) referrers(ctx context.Context) {
 		if f.full(signature.Bundle) {
 			return
 		}
-		got, err := f.registry().Manifest(ctx, f.repo.Name, desc.Digest.String())
+		got, err := f.registry.Manifest(ctx, f.repo.Name, desc.Digest.String())
 		if err != nil {
 			f.layers++
 			f.fail("the bundle "+shortDigests(printable(desc.Digest.String(), 100)), signature.Bundle, err)
@@ -365,7 +379,7 @@ func (f *finder) manifest(ctx context.Context, got upstream.Manifest, as signatu
 		l.Annotations = desc.Annotations
 		var up *upstream.Error
 		if l.Body, l.Err = f.blob(ctx, desc); errors.As(l.Err, &up) {
-			f.g.Log.Info("a signature can't be fetched", "image", f.repo.String()+"@"+f.subject.String(), "blob", desc.Digest, "error", l.Err)
+			f.log.Info("a signature can't be fetched", "image", f.repo.String()+"@"+f.subject.String(), "blob", desc.Digest, "error", l.Err)
 			f.noteFailure(l.Err)
 			l.Err = fmt.Errorf("its layer can't be fetched (%s)", upstreamReason(l.Err))
 		}
@@ -381,7 +395,7 @@ func (f *finder) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, err
 	if f.bytes += desc.Size; f.bytes > maxSignatureBytes {
 		return nil, fmt.Errorf("the layers before it had %d bytes", maxSignatureBytes)
 	}
-	r, err := f.registry().Blob(ctx, f.repo.Name, desc)
+	r, err := f.registry.Blob(ctx, f.repo.Name, desc)
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,9 @@ func scanImage(ctx context.Context, c configs.Config, ref, platform string) (a p
 	if err := in.AddPackages(ctx, engine, h.scanner); err != nil {
 		return a, err
 	}
+	if err := h.addSignatures(ctx, engine, &in); err != nil {
+		return a, err
+	}
 	return policy.NewAnswer(in, engine.Decide(ctx, in)), nil
 }
 

@@ -20,9 +20,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/match"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/policy/signature"
+	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/connection"
 	"github.com/sluicegate/sluice/proxy/upstream"
 )
@@ -71,7 +74,11 @@ func openRemote(ctx context.Context, h *house, ref string, p v1.Platform, in pol
 	if err != nil {
 		return nil, in, err
 	}
-	img, err := remote.Image(r, append(auth, remote.WithContext(ctx), remote.WithPlatform(p))...)
+	var img v1.Image
+	desc, err := remote.Get(r, append(auth, remote.WithContext(ctx), remote.WithPlatform(p))...)
+	if err == nil {
+		img, err = desc.Image() // the child for the platform, where it is an index
+	}
 	if err != nil && h.forgetful && slices.ContainsFunc(h.config.Upstreams, func(u configs.Upstream) bool { return u.Name == host }) {
 		user, password := connection.EnvNames(host)
 		return nil, in, fmt.Errorf("%s: %w\na gateway is running here and holds the pull tokens that were set: ask it with sluice verdict, or set %s and %s", ref, err, user, password)
@@ -79,8 +86,68 @@ func openRemote(ctx context.Context, h *house, ref string, p v1.Platform, in pol
 	if err != nil {
 		return nil, in, fmt.Errorf("%s: %w", ref, err)
 	}
+	if desc.MediaType.IsIndex() {
+		in.Image.Indexes = []string{desc.Digest.String()}
+	}
 	return img, in, nil
 }
+
+// addSignatures tells of the signatures and attestations of an image of a registry, where a
+// policy refers to them. Of one in a file there are none.
+func (h *house) addSignatures(ctx context.Context, engine *policy.Engine, in *policy.Input) error {
+	signatures, attestations := engine.Needs(policy.NeedSignatures), engine.Needs(policy.NeedAttestations)
+	if in.Image.Registry == "" || !signatures && !attestations {
+		return nil
+	}
+	u := configs.Upstream{Name: in.Image.Registry}
+	if i := slices.IndexFunc(h.config.Upstreams, func(c configs.Upstream) bool { return c.Name == u.Name }); i >= 0 {
+		u = h.config.Upstreams[i]
+	}
+	r := newRegistry(u, h.log)
+	var err error
+	if r.RootCAs, err = authorities(u); err != nil {
+		return err
+	}
+	r.Credentials = func(ctx context.Context) (upstream.Credentials, error) { return h.credentialsOf(ctx, u.Name) }
+	trust, err := signature.Load(trustOf(h.config.Trust))
+	if err != nil {
+		return err
+	}
+	var subjects []digest.Digest
+	for _, d := range append([]string{in.Image.Digest}, in.Image.Indexes...) {
+		subjects = append(subjects, digest.Digest(d))
+	}
+	facts := proxy.FindSignatures(ctx, r, proxy.Repo{Upstream: u.Name, Name: in.Image.Repository}, trust, h.log, subjects...)
+	if signatures {
+		in.Image.Signatures = facts.Signatures
+	}
+	if attestations {
+		in.Image.Attestations = facts.Attestations
+	}
+	return nil
+}
+
+// credentialsOf returns the pull token of a configured upstream, or Docker's login.
+func (h *house) credentialsOf(ctx context.Context, name string) (c upstream.Credentials, err error) {
+	if slices.ContainsFunc(h.config.Upstreams, func(u configs.Upstream) bool { return u.Name == name }) {
+		return storedCredentials(ctx, h, name)
+	}
+	auth, err := authn.DefaultKeychain.Resolve(registryName(name))
+	if err != nil {
+		return c, err
+	}
+	a, err := auth.Authorization()
+	if err != nil {
+		return c, err
+	}
+	return upstream.Credentials{Username: a.Username, Password: a.Password}, nil
+}
+
+// A registryName is what Docker's logins are looked up by.
+type registryName string
+
+func (r registryName) String() string      { return string(r) }
+func (r registryName) RegistryStr() string { return string(r) }
 
 // asConfigured returns where an image is read from, and how: from a configured
 // upstream at its URL with its pull token, from any other registry with Docker's login.
