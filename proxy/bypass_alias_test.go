@@ -46,7 +46,9 @@ func TestDeniedBlobsByTheirOtherDigest(t *testing.T) {
 		for _, imageBy := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 			t.Run(map[bool]string{false: "denied ", true: "pending "}[pending]+imageBy.String(), func(t *testing.T) {
 				t.Parallel()
-				l := newLab(t, waitForUpstream)
+				l := newLab(t, waitForUpstream, func(l *lab, _ *policy.Config) {
+					l.gateway.Gate.ManifestWait = 2 * time.Second // in which the config's other name is learnt, on a slow machine too
+				})
 				push := l.push
 				if imageBy == digest.SHA512 {
 					push = l.pushSHA512
