@@ -125,9 +125,27 @@ func database(r io.Reader) (_ io.Reader, closer func(), err error) {
 			return nil, nil, fail(BadArchive, "read the archive: %w", err)
 		}
 		if h.Typeflag == tar.TypeReg && path.Base(h.Name) == v6.VulnerabilityDBFileName {
-			return t, closer, nil
+			return io.MultiReader(t, rest{in}), closer, nil
 		}
 	}
 	closer()
 	return nil, nil, errFormat
+}
+
+// maxRest bounds what follows the database in an archive: import.json, and padding.
+const maxRest = 64 << 20
+
+// rest reads what follows the database and yields nothing of it: the checksum of the
+// compression stands at its very end.
+type rest struct{ r io.Reader }
+
+func (r rest) Read([]byte) (int, error) {
+	n, err := io.Copy(io.Discard, io.LimitReader(r.r, maxRest+1))
+	switch {
+	case err != nil:
+		return 0, err
+	case n > maxRest:
+		return 0, fmt.Errorf("more than %d MiB follow the database", maxRest>>20)
+	}
+	return 0, io.EOF
 }
