@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -21,7 +20,7 @@ const (
 
 const (
 	reviewEvery  = 5 * time.Second  // how soon a new database is noticed
-	reviewLease  = time.Minute      // how long a replica that died keeps others from going on
+	reviewLease  = time.Minute      // for how long a replica that died keeps others from going on
 	reviewRetry  = 30 * time.Second // after an error, and for a look at another replica
 	reviewBehind = time.Second      // how long one image lets pulls under way go first
 	pastKept     = 8                // databases whose verdicts are looked for
@@ -97,7 +96,7 @@ func (g *Gateway) Reevaluate(ctx context.Context) error {
 }
 
 // reviewBy re-evaluates by db, unless that is done or another replica is at it.
-func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (err error) {
+func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) error {
 	now, _, err := g.databases(ctx, db)
 	if err != nil {
 		return err
@@ -106,16 +105,11 @@ func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (err error) {
 		g.follows = db.Checksum
 		return nil
 	}
-	key, me := cache.Name(kindReview, db.Checksum), []byte(rand.Text())
-	holder, err := g.Store.PutNew(ctx, key, me, reviewLease)
-	if err != nil || string(holder) != string(me) {
-		return err
-	}
-	defer func() {
-		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		err = errors.Join(err, g.Store.Delete(release, key))
-	}()
+	return g.leased(ctx, cache.Name(kindReview, db.Checksum), reviewLease, func(ctx context.Context) error { return g.walkBy(ctx, db) })
+}
+
+// walkBy re-evaluates by db, unless that is done. The lease is held.
+func (g *Gateway) walkBy(ctx context.Context, db scan.Database) error {
 	now, past, err := g.databases(ctx, db)
 	if err != nil || now.Done { // by the last one who held the lease
 		return err
@@ -124,7 +118,7 @@ func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) (err error) {
 		return err
 	}
 	g.follows = db.Checksum
-	w := &walk{g: g, db: db, since: now.Seen, past: past, renew: func() error { return g.Store.Put(ctx, key, me, reviewLease) }}
+	w := &walk{g: g, db: db, since: now.Seen, past: past}
 	err = w.all(ctx)
 	r := g.progress(func(r *Reevaluation) { r.Running, r.Ended = false, g.now() })
 	if err != nil {

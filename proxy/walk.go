@@ -21,8 +21,6 @@ type walk struct {
 	db     scan.Database
 	since  time.Time      // when db became active
 	past   []pastDatabase // those before it, the latest first
-	renew  func() error   // keeps the lease
-	kept   time.Time      // when it was last renewed
 	began  time.Time
 	waited time.Duration // for pulls, of the time since
 	tenths int           // of the images that the log has told of
@@ -35,7 +33,7 @@ func (w *walk) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.began, w.kept = w.g.now(), w.g.now()
+	w.began = w.g.now()
 	w.g.progress(func(r *Reevaluation) {
 		*r = Reevaluation{Database: w.db, Running: true, Started: w.began, Total: len(images)}
 	})
@@ -80,12 +78,6 @@ func (w *walk) one(ctx context.Context, p lastPull) error {
 	}
 	if now.Checksum != w.db.Checksum {
 		return errOtherDatabase
-	}
-	if w.g.now().Sub(w.kept) > reviewLease/3 {
-		w.kept = w.g.now()
-		if err := w.renew(); err != nil {
-			return err
-		}
 	}
 	return w.review(ctx, p)
 }
