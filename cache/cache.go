@@ -45,6 +45,9 @@ func Name(kind Kind, parts ...string) Key {
 	return Key{kind, strings.Join(joined, "\x00")}
 }
 
+// KeyOf returns the Key whose Kind and ID are these.
+func KeyOf(kind Kind, id string) Key { return Key{kind, id} }
+
 // partEscape keeps NUL, which joins the parts of a Name, out of each part. Nothing
 // that has a sane name is changed by it.
 var partEscape = strings.NewReplacer("\x01", "\x01\x02", "\x00", "\x01\x01")
@@ -116,6 +119,10 @@ type Store interface {
 	// PutNew stores a value under k only where there is none, atomically among all
 	// users of the Store, and returns the value that is there afterwards.
 	PutNew(ctx context.Context, k Key, value []byte, ttl time.Duration) ([]byte, error)
+	// PutIf stores a value under k only where the value there is old, atomically among all
+	// users of the Store, and reports whether value is there afterwards. So writers who must
+	// know which of them it was write different values.
+	PutIf(ctx context.Context, k Key, old, value []byte, ttl time.Duration) (bool, error)
 	// Delete removes the value or the map under k; that there is none is no error.
 	Delete(ctx context.Context, k Key) error
 
@@ -133,4 +140,16 @@ type Store interface {
 	Ping(ctx context.Context) error
 	// Close releases what the Store holds. No other call may follow.
 	Close() error
+}
+
+// A Watcher is a Store that several processes share, and that tells each what the others
+// write.
+type Watcher interface {
+	Store
+	// Watch calls changed with the key of each entry that anybody writes or deletes, this
+	// process included, and beat with a moment: of everything written before it, as seen
+	// by the Store, changed was called. The first beat comes once the Store is listened
+	// to. An entry that ends by its ttl is no change. Watch returns when ctx ends or the
+	// Store is lost from hearing, with the reason. It calls nothing concurrently.
+	Watch(ctx context.Context, beat func(time.Time), changed func(Key)) error
 }

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -115,6 +116,28 @@ func (m *Memory) PutNew(ctx context.Context, k Key, value []byte, ttl time.Durat
 	}
 	m.set(k, &entry{value: clone(value), end: end(ttl)})
 	return clone(value), nil
+}
+
+// PutIf implements Store.
+func (m *Memory) PutIf(ctx context.Context, k Key, old, value []byte, ttl time.Duration) (bool, error) {
+	if err := Check(k, "", value, ttl); err != nil {
+		return false, err
+	}
+	e, err := m.begin(ctx, k)
+	if err != nil {
+		return false, err
+	}
+	defer m.mu.Unlock()
+	switch {
+	case e == nil:
+		return false, nil
+	case e.fields != nil:
+		return false, errIsMap("put", k)
+	case !bytes.Equal(e.value, old):
+		return bytes.Equal(e.value, value), nil
+	}
+	m.set(k, &entry{value: clone(value), end: end(ttl)})
+	return true, nil
 }
 
 // Delete implements Store.

@@ -119,6 +119,39 @@ func testPutNew(_ *testing.T, s suite) {
 	s.want(empty, "")
 }
 
+// testPutIf checks that a value is replaced only where it is the one expected, with a new
+// life, and that a writer who asks twice is told the same twice.
+func testPutIf(t *testing.T, s suite) {
+	putIf := func(k cache.Key, old, value string, ttl time.Duration, want bool) {
+		t.Helper()
+		if got, err := s.store.PutIf(t.Context(), k, []byte(old), []byte(value), ttl); err != nil || got != want {
+			t.Fatalf("PutIf(%q, %.20q, %.20q) = %t, %v, want %t", k, old, value, got, err, want)
+		}
+	}
+	k, m, none := cache.Name("value", "a"), cache.Name("map", "a"), cache.Name("value", "none")
+	putIf(none, "", "1", 0, false)
+	s.wantMiss(none)
+	large := strings.Repeat("large ", 1000)
+	s.put(k, "", long)
+	putIf(k, "x", "1", 0, false)
+	s.want(k, "")
+	putIf(k, "", "1", 0, true)
+	putIf(k, "", "1", 0, true)
+	putIf(k, "1", large, 0, true)
+	putIf(k, "1", "2", 0, false)
+	s.want(k, large)
+	putIf(k, large, "2", short, true)
+	time.Sleep(2 * short)
+	s.wantMiss(k)
+	putIf(k, "2", "3", 0, false)
+	s.putField(m, "f", "1", 0)
+	_, err := s.store.PutIf(t.Context(), m, []byte("1"), []byte("2"), 0)
+	s.fails("PutIf of a map", err)
+	_, err = s.store.PutIf(t.Context(), k, nil, nil, -1)
+	s.fails("PutIf with a ttl below 0", err)
+	s.wantFields(m, map[string]string{"f": "1"})
+}
+
 func testDelete(t *testing.T, s suite) {
 	ctx := t.Context()
 	k, m := cache.Name("value", "a"), cache.Name("map", "a")

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -126,4 +128,35 @@ func testMixed(t *testing.T, s suite) {
 			}
 		}
 	})
+}
+
+// testPutIfRace checks that of many who count, none is lost.
+func testPutIfRace(t *testing.T, s suite) {
+	k := cache.Name("value", "count")
+	s.put(k, "0", long)
+	race(func(i int) {
+		for range 3 {
+			for {
+				old, err := s.store.Get(t.Context(), k)
+				n, _, _ := strings.Cut(string(old), " ")
+				count, bad := strconv.Atoi(n)
+				if err != nil || bad != nil {
+					t.Errorf("Get = %q, %v", old, err)
+					return
+				}
+				done, err := s.store.PutIf(t.Context(), k, old, fmt.Append(nil, count+1, " by ", i), long)
+				if err != nil {
+					t.Errorf("PutIf: %v", err)
+					return
+				}
+				if done {
+					break
+				}
+			}
+		}
+	})
+	got, err := s.store.Get(t.Context(), k)
+	if n, _, _ := strings.Cut(string(got), " "); err != nil || n != fmt.Sprint(3*racers) {
+		t.Errorf("%d counted up to %q, %v", 3*racers, got, err)
+	}
 }

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -244,6 +245,31 @@ func (s *Store) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.
 		return nil, s.explain(fmt.Sprintf("put %q", k), err)
 	}
 	return got, nil
+}
+
+// PutIf implements cache.Store.
+func (s *Store) PutIf(ctx context.Context, k cache.Key, old, value []byte, ttl time.Duration) (bool, error) {
+	if err := cache.Check(k, "", value, ttl); err != nil {
+		return false, err
+	}
+	packed := s.codec.Pack(value)
+	stored := false
+	err := s.write(ctx, "put", k, len(packed), func(x *tx) (refused, err error) {
+		there, refused, err := x.get(k)
+		if stored = false; refused != nil || err != nil || there == nil {
+			return refused, err
+		}
+		now, err := s.codec.Unpack(there)
+		if err != nil {
+			return nil, err
+		}
+		if stored = bytes.Equal(now, old); !stored {
+			stored = bytes.Equal(now, value)
+			return nil, nil
+		}
+		return x.put(k, packed, ttl)
+	})
+	return stored && err == nil, err
 }
 
 // Delete implements cache.Store.

@@ -170,6 +170,15 @@ func (x *tx) putNew(k cache.Key, packed []byte, ttl time.Duration) (there []byte
 	return nil, nil, x.set(key, old, record{value, endOf(x.now, ttl), packed})
 }
 
+// get returns the packed value of k, nil where there is none. It is x's own.
+func (x *tx) get(k cache.Key) (packed []byte, refused, err error) {
+	r, err := x.find(entryKey(k))
+	if r.kind == mapping {
+		return nil, errIsMap("put", k), nil
+	}
+	return r.body, nil, err
+}
+
 func (x *tx) delete(k cache.Key) error {
 	key := entryKey(k)
 	old, err := x.find(key)

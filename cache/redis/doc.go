@@ -3,6 +3,7 @@
 //	gateway ─┐                       sluice:v1:verdict:0f3c…            string
 //	gateway ─┼── commands, scripts ─ sluice:v1:listing:acme/web|sha256:… hash
 //	gateway ─┘    one key each       sluice:v1:ping                     string
+//	                                 sluice:v1:changes                  channel
 //
 // A key is prefix, "v1:", kind, ":", id. Bytes that are awkward in a shell are
 // escaped as %XX; | stands between the parts of a name. A value, and each field of
@@ -21,9 +22,13 @@
 // Braces are escaped in kind and id, so that a hash tag can be put around a part of
 // the key later, where related keys must lie together; v1 is then v2.
 //
-// Put goes through a script, since a plain SET replaces a hash by a string without a
-// word. PutNew is SET NX GET, one atomic step that Redis has had since 7.0.
+// Every write is a script that also publishes which key was written, so that no other
+// gateway can see the write and miss the news of it. What one gateway holds in its memory
+// is so good as of the last beat that it heard (Watch): beats are published by the gateway
+// itself and come back in line with the news, so that a silent connection is noticed,
+// which Redis's own tracking of clients would not notice. It needs no more than Pub/Sub,
+// which every server and proxy has.
 //
 // A retry after a lost answer is safe: each command, run twice, leaves what it
-// leaves when run once, and PutNew finds its own value.
+// leaves when run once; PutNew finds its own value, and so does PutIf.
 package redis

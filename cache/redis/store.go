@@ -164,14 +164,6 @@ func (s *Store) Get(ctx context.Context, k cache.Key) ([]byte, error) {
 	return s.unpack("get", k, packed)
 }
 
-// putScript sets the string KEYS[1] to ARGV[1] for ARGV[2] ms, 0 for ever.
-const putScript = `
-if redis.call('TYPE', KEYS[1]).ok == 'hash' then
-	return redis.error_reply('WRONGTYPE a map is there')
-end
-if ARGV[2] == '0' then return redis.call('SET', KEYS[1], ARGV[1]) end
-return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])`
-
 // Put implements cache.Store.
 func (s *Store) Put(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) error {
 	if err := cache.Check(k, "", value, ttl); err != nil {
@@ -179,7 +171,7 @@ func (s *Store) Put(ctx context.Context, k cache.Key, value []byte, ttl time.Dur
 	}
 	packed := s.codec.Pack(value)
 	return s.run(ctx, "put", k, func(ctx context.Context) error {
-		return s.script(ctx, putScript, k, packed, milliseconds(ttl))
+		return s.script(ctx, putScript, k, packed, milliseconds(ttl)).Err()
 	})
 }
 
@@ -188,13 +180,10 @@ func (s *Store) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.
 	if err := cache.Check(k, "", value, ttl); err != nil {
 		return nil, err
 	}
-	args := []any{"SET", s.key(k), s.codec.Pack(value), "NX", "GET"}
-	if ttl > 0 {
-		args = append(args, "PX", milliseconds(ttl))
-	}
-	var packed string
+	packed := s.codec.Pack(value)
+	var there string
 	err := s.run(ctx, "put", k, func(ctx context.Context) (err error) {
-		packed, err = s.client.Do(ctx, args...).Text()
+		there, err = s.script(ctx, putNewScript, k, packed, milliseconds(ttl)).Text()
 		return err
 	})
 	if err == redis.Nil { // there was none
@@ -203,13 +192,26 @@ func (s *Store) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.
 	if err != nil {
 		return nil, err
 	}
-	return s.unpack("put", k, packed)
+	return s.unpack("put", k, there)
+}
+
+// PutIf implements cache.Store.
+func (s *Store) PutIf(ctx context.Context, k cache.Key, old, value []byte, ttl time.Duration) (bool, error) {
+	if err := cache.Check(k, "", value, ttl); err != nil {
+		return false, err
+	}
+	stored := false
+	err := s.run(ctx, "put", k, func(ctx context.Context) (err error) {
+		stored, err = s.script(ctx, putIfScript, k, s.codec.Pack(value), milliseconds(ttl), s.codec.Pack(old)).Bool()
+		return err
+	})
+	return stored && err == nil, err
 }
 
 // Delete implements cache.Store.
 func (s *Store) Delete(ctx context.Context, k cache.Key) error {
 	return s.run(ctx, "delete", k, func(ctx context.Context) error {
-		return s.client.Unlink(ctx, s.key(k)).Err()
+		return s.script(ctx, deleteScript, k).Err()
 	})
 }
 
@@ -232,19 +234,6 @@ func (s *Store) Fields(ctx context.Context, k cache.Key) (map[string][]byte, err
 	return fields, nil
 }
 
-// putFieldScript sets the field ARGV[1] of the hash KEYS[1] to ARGV[2], and lets the
-// hash live for ARGV[3] ms at least, 0 for ever. PTTL is -2 where there is no key
-// and -1 where it has no end.
-const putFieldScript = `
-local left, ttl = redis.call('PTTL', KEYS[1]), tonumber(ARGV[3])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-if ttl == 0 then
-	redis.call('PERSIST', KEYS[1])
-elseif left == -2 or left >= 0 and left < ttl then
-	redis.call('PEXPIRE', KEYS[1], ARGV[3])
-end
-return 1`
-
 // PutField implements cache.Store.
 func (s *Store) PutField(ctx context.Context, k cache.Key, field string, value []byte, ttl time.Duration) error {
 	if err := cache.Check(k, field, value, ttl); err != nil {
@@ -252,14 +241,14 @@ func (s *Store) PutField(ctx context.Context, k cache.Key, field string, value [
 	}
 	packed := s.codec.Pack(value)
 	return s.run(ctx, "set a field of", k, func(ctx context.Context) error {
-		return s.script(ctx, putFieldScript, k, field, packed, milliseconds(ttl))
+		return s.script(ctx, putFieldScript, k, packed, milliseconds(ttl), field).Err()
 	})
 }
 
 // DeleteField implements cache.Store.
 func (s *Store) DeleteField(ctx context.Context, k cache.Key, field string) error {
 	return s.run(ctx, "delete a field of", k, func(ctx context.Context) error {
-		return s.client.HDel(ctx, s.key(k), field).Err()
+		return s.script(ctx, deleteFieldScript, k, field).Err()
 	})
 }
 
@@ -268,12 +257,6 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.run(ctx, "write to", cache.Name("ping"), func(ctx context.Context) error {
 		return s.client.Set(ctx, s.prefix+"ping", time.Now().UTC().Format(time.RFC3339), time.Hour).Err()
 	})
-}
-
-// script runs a script on k. It is sent by its hash, and with its source only where
-// the server does not know it, as after a restart.
-func (s *Store) script(ctx context.Context, source string, k cache.Key, args ...any) error {
-	return redis.NewScript(source).Run(ctx, s.client, []string{s.key(k)}, args...).Err()
 }
 
 // key returns where k lies.
