@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/sluicegate/sluice/cache"
+	"golang.org/x/sync/errgroup"
 )
 
 var _ cache.Watcher = (*Store)(nil)
@@ -26,20 +27,15 @@ func encodeChange(k cache.Key) string { return string(k.Kind()) + "\n" + k.ID() 
 // Watch implements cache.Watcher. Its beats go the way of the changes: they are published
 // as any write is, and come back behind whatever was published on that server before.
 func (s *Store) Watch(ctx context.Context, beat func(time.Time), changed func(cache.Key)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	sub := s.client.Subscribe(ctx, s.channel())
 	defer sub.Close()
-	if err := s.subscribed(ctx, sub); err != nil {
-		return fmt.Errorf("watch the store: %w", s.unreachable(ctx, err))
-	}
-	w := watch{store: s, me: rand.Text(), began: time.Now(), beat: beat, changed: changed}
-	failed := make(chan error, 1)
-	go func() { failed <- w.send(ctx) }()
-	err := w.receive(ctx, sub)
-	cancel()
-	if sent := <-failed; !errors.Is(sent, context.Canceled) {
-		err = sent
+	err := s.subscribed(ctx, sub)
+	if err == nil {
+		w := watch{store: s, me: rand.Text(), began: time.Now(), beat: beat, changed: changed}
+		both, ends := errgroup.WithContext(ctx)
+		both.Go(func() error { return w.send(ends) })
+		both.Go(func() error { return w.receive(ends, sub) })
+		err = both.Wait()
 	}
 	return fmt.Errorf("watch the store: %w", s.unreachable(ctx, err))
 }
