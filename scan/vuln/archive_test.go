@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/sluicegate/sluice/scan"
 	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
@@ -184,34 +185,59 @@ func TestGoBack(t *testing.T) {
 	usable(t, d, old)
 }
 
-// Somebody brings a build while a download hangs: it doesn't have to wait for that.
+// Somebody brings a build while a download hangs: it doesn't have to wait for that. Where
+// it is what the mirror has, or newer, the download was for nothing, and no failure.
 func TestImportDuringAnUpdate(t *testing.T) {
-	m := newMirror(t)
-	brought := m.publish(t, 2*time.Hour)
-	archive := m.archive(t)
-	next := m.publish(t, time.Hour)
-	arrived, go_on := make(chan struct{}), make(chan struct{})
-	m.breaks(func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !strings.HasSuffix(r.URL.Path, ".json") {
-				close(arrived)
-				<-go_on
+	ages := []time.Duration{3 * time.Hour, 2 * time.Hour, time.Hour} // the mirror's newest is the second
+	for i, name := range []string{"older", "the same", "newer"} {
+		t.Run(name, func(t *testing.T) {
+			m := newMirror(t)
+			var archives []string
+			var builds []scan.Database
+			for n, age := range ages {
+				from := m
+				if n > 1 {
+					from = newMirror(t)
+				}
+				builds = append(builds, from.publish(t, age))
+				archives = append(archives, from.archive(t))
 			}
-			h.ServeHTTP(w, r)
+			arrived, goOn := make(chan struct{}), make(chan struct{})
+			m.breaks(func(h http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if !strings.HasSuffix(r.URL.Path, ".json") {
+						close(arrived)
+						<-goOn
+					}
+					h.ServeHTTP(w, r)
+				})
+			})
+			d := &Databases{Root: t.TempDir(), URL: m.URL}
+			done := make(chan error, 1)
+			var got scan.Database
+			var changed bool
+			go func() {
+				var err error
+				got, changed, err = d.Update(t.Context(), nil)
+				done <- err
+			}()
+			<-arrived
+			_, err := (&Databases{Root: d.Root}).Import(t.Context(), archives[i])
+			check(t, err)
+			usable(t, d, builds[i])
+			close(goOn)
+			check(t, <-done)
+			want := builds[max(i, 1)]
+			usable(t, d, want)
+			if !got.Built.Equal(want.Built) || changed != (i == 0) {
+				t.Errorf("changed %v, %+v", changed, got)
+			}
+			if n := d.Counts(); len(n.Failures) > 0 || d.LastCheck().Error != "" {
+				t.Errorf("%+v, %+v", n, d.LastCheck())
+			}
+			leftovers(t, d)
 		})
-	})
-	d := &Databases{Root: t.TempDir(), URL: m.URL}
-	done := make(chan error)
-	go func() { _, _, err := d.Update(t.Context(), nil); done <- err }()
-	<-arrived
-	other := &Databases{Root: d.Root}
-	_, err := other.Import(t.Context(), archive)
-	check(t, err)
-	usable(t, d, brought)
-	close(go_on)
-	check(t, <-done)
-	usable(t, d, next)
-	leftovers(t, d)
+	}
 }
 
 // The real database, packed as its publisher does.

@@ -80,16 +80,30 @@ func (d *Databases) update(ctx context.Context, progress func(done, total int64)
 		return scan.Database{}, false, err
 	}
 	d.at("fetched")
-	return d.install(ctx, stage, file, redacted(at), func(built time.Time) error {
+	db, changed, err := d.install(ctx, stage, file, redacted(at), func(built time.Time) error {
+		have, err := d.Current(ctx)
+		switch {
+		case stateOf(err) == Missing || built.After(have.Built):
+			return nil
+		case !latest.Built.After(have.Built):
+			return errThere
+		}
 		// Otherwise the same archive would be fetched again at each check, and a mirror
 		// could bring back what is known to be outdated.
-		if have, err := d.Current(ctx); stateOf(err) != Missing && !built.After(have.Built) {
-			return fail(BadListing, "its archive was built %s, the listing says %s, and the active build is of %s; tell who runs the mirror",
-				stamp(built), stamp(latest.Built.Time), stamp(have.Built))
-		}
-		return nil
+		return fail(BadListing, "its archive was built %s, the listing says %s, and the active build is of %s; tell who runs the mirror",
+			stamp(built), stamp(latest.Built.Time), stamp(have.Built))
 	})
+	if errors.Is(err, errThere) {
+		db, err = d.Current(ctx)
+		if stateOf(err) != Missing { // whether it is too old is for others to say
+			err = nil
+		}
+	}
+	return db, changed, err
 }
+
+// errThere is that somebody has brought what an update has fetched, or something newer.
+var errThere = errors.New("it is active already")
 
 // listingPath is that of the listing under a mirror's root.
 func listingPath() string {
