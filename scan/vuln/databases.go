@@ -49,10 +49,6 @@ type Databases struct {
 	Offline  bool          // Run never asks the mirror, and only watches for imports
 	Log      *slog.Logger  // what Run does; nothing when nil
 
-	// OnChange, if set, is called by Run, from its goroutine, each time that another
-	// build has become active, whichever process did that.
-	OnChange func(scan.Database)
-
 	// Progress, if set, is called by Run like the function that Update is given, while
 	// there is no build to match with; and with a total of -1 when that is over, however
 	// it ended.
@@ -61,6 +57,7 @@ type Databases struct {
 	now    func() time.Time // time.Now where nil
 	random func() float64   // in [0, 1); rand.Float64 where nil
 	step   func(string)     // told of each step of an installation, by tests
+	watch  time.Duration    // between Run's looks at what is active; the constant of that name where 0
 	bounds bounds
 
 	hashing sync.Mutex // held while a build is hashed: once is enough

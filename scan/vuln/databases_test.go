@@ -3,6 +3,7 @@ package vuln
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -151,20 +152,19 @@ func TestDamage(t *testing.T) {
 func TestRun(t *testing.T) {
 	m := newMirror(t)
 	want := m.publish(t, time.Hour)
-	seen := make(chan scan.Database, 9)
-	d := &Databases{Root: t.TempDir(), URL: m.URL, OnChange: func(db scan.Database) { seen <- db }}
+	lines := make(said, 99)
+	d := &Databases{Root: t.TempDir(), URL: m.URL, Log: slog.New(slog.NewTextHandler(lines, nil)), watch: 20 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	if db := <-seen; !db.Built.Equal(want.Built) {
-		t.Errorf("told of %+v", db)
+	if line := lines.until(t, `msg="vulnerability database"`); !strings.Contains(line, "built="+stamp(want.Built)) {
+		t.Errorf("%s, want the build of %s", line, stamp(want.Built))
 	}
-	older := sample(t)
-	other := &Databases{Root: d.Root} // sluice db import, beside a gateway that runs
-	_, err := other.Import(t.Context(), older.Dir)
+	newer := sample(t)
+	_, err := (&Databases{Root: d.Root}).Import(t.Context(), newer.Dir) // sluice db import, beside a gateway that runs
 	check(t, err)
-	if db := <-seen; db.Checksum != older.Checksum {
-		t.Errorf("told of %+v, want the imported %+v", db, older)
+	if line := lines.until(t, `msg="vulnerability database"`); !strings.Contains(line, newer.Checksum) {
+		t.Errorf("%s, want the imported %s", line, newer.Checksum)
 	}
 	cancel()
 	check(t, <-done)

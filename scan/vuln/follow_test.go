@@ -8,10 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/sluicegate/sluice/scan"
 )
 
 // logged collects the lines from level info on, without what differs from run to run.
@@ -30,6 +29,65 @@ func logged() (*slog.Logger, func() []string) {
 	}
 }
 
+// said is where lines of a log go, one by one.
+type said chan string
+
+func (s said) Write(line []byte) (int, error) {
+	s <- string(line)
+	return len(line), nil
+}
+
+// until returns the first line that holds a text, and passes by those before.
+func (s said) until(t *testing.T, text string) string {
+	t.Helper()
+	for patience := time.After(time.Minute); ; {
+		select {
+		case line := <-s:
+			if strings.Contains(line, text) {
+				return line
+			}
+		case <-patience:
+			t.Fatalf("nothing said %q", text)
+		}
+	}
+}
+
+// A download takes long: what is brought by hand meanwhile is logged at once, and so is
+// that it becomes too old.
+func TestLogDuringADownload(t *testing.T) {
+	m := newMirror(t)
+	m.publish(t, 2*time.Hour)
+	brought := m.archive(t)
+	m.publish(t, time.Hour)
+	arrived := make(chan struct{})
+	m.breaks(func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, ".json") {
+				h.ServeHTTP(w, r)
+				return
+			}
+			close(arrived)
+			<-r.Context().Done()
+		})
+	})
+	lines := make(said, 99)
+	var late atomic.Int64
+	d := &Databases{Root: t.TempDir(), URL: m.URL, Log: slog.New(slog.NewTextHandler(lines, nil)), watch: 20 * time.Millisecond,
+		now: func() time.Time { return time.Now().Add(time.Duration(late.Load())) }}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	<-arrived
+	_, err := (&Databases{Root: d.Root}).Import(t.Context(), brought)
+	check(t, err)
+	lines.until(t, "the vulnerability database is usable")
+	lines.until(t, `msg="vulnerability database"`)
+	late.Store(int64(200 * time.Hour))
+	lines.until(t, "the vulnerability database is too old: pulls are denied")
+	cancel()
+	check(t, <-done)
+}
+
 // A database grows old while the gateway serves, its mirror being gone; then the mirror
 // comes back. The log has a line for each change, and none for each try.
 func TestLifeInTheLog(t *testing.T) {
@@ -37,8 +95,7 @@ func TestLifeInTheLog(t *testing.T) {
 	m.publish(t, time.Hour)
 	now := time.Now()
 	log, lines := logged()
-	var told []scan.Database
-	d := &Databases{Root: t.TempDir(), URL: m.URL, Log: log, now: func() time.Time { return now }, OnChange: func(db scan.Database) { told = append(told, db) }}
+	d := &Databases{Root: t.TempDir(), URL: m.URL, Log: log, now: func() time.Time { return now }}
 	f := follower{Databases: d, state: Missing}
 	expect := func(what string, want ...string) {
 		t.Helper()
@@ -55,7 +112,7 @@ func TestLifeInTheLog(t *testing.T) {
 			}
 		}
 	}
-	round := func() { f.check(t.Context()); f.follow(t.Context()) }
+	round := func() { f.end(t.Context(), <-f.begin(t.Context())); f.follow(t.Context()) }
 
 	broken := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) })
@@ -111,16 +168,13 @@ func TestLifeInTheLog(t *testing.T) {
 	f.follow(t.Context())
 	expect("clock right again", "is usable")
 
-	check(t, os.RemoveAll(told[len(told)-1].Dir))
+	check(t, os.RemoveAll(filepath.Dir(d.Status(t.Context()).Path)))
 	f.follow(t.Context())
 	expect("removed by hand", "level=ERROR msg=\"the vulnerability database can't be used: pulls are denied\"")
 	f.follow(t.Context())
 	expect("still removed")
 	round()
 	expect("downloaded again", "is usable")
-	if len(told) != 2 {
-		t.Errorf("told of %d builds, want 2", len(told))
-	}
 }
 
 // A file that may not be read is no database that is missing.

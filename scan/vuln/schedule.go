@@ -1,6 +1,7 @@
 package vuln
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -24,8 +25,8 @@ const (
 // time that differs from gateway to gateway; each check costs the mirror its listing.
 // A check that fails is tried again after a minute or so, and then ever less often, and
 // never sooner than the mirror asked for; the active build stays. Run logs what changes:
-// the first of many failures, their end, the build, and whether it is usable. It tells
-// OnChange of each build that becomes active while it runs.
+// the first of many failures, their end, and, also while a download is under way, the
+// build and whether it is usable.
 func (d *Databases) Run(ctx context.Context) error {
 	d.tidy(ctx)
 	_, err := d.Current(ctx)
@@ -38,18 +39,25 @@ func (d *Databases) Run(ctx context.Context) error {
 	if d.Offline {
 		next.Stop()
 	}
-	tick, tidy := time.NewTicker(watch), time.NewTicker(tidying)
+	tick, tidy := time.NewTicker(cmp.Or(d.watch, watch)), time.NewTicker(tidying)
 	defer tick.Stop()
 	defer tidy.Stop()
+	var check <-chan error // the one under way
 	for {
 		select {
 		case <-ctx.Done():
+			if check != nil {
+				<-check
+			}
 			return nil
 		case <-tick.C:
 		case <-tidy.C:
 			d.tidy(ctx)
 		case <-next.C:
-			next.Reset(f.check(ctx))
+			check = f.begin(ctx)
+		case err := <-check:
+			check = nil
+			next.Reset(f.end(ctx, err))
 		}
 		f.follow(ctx)
 	}
@@ -58,21 +66,35 @@ func (d *Databases) Run(ctx context.Context) error {
 // A follower is what Run remembers.
 type follower struct {
 	*Databases
-	seen     string // checksum of the build that was told of last
+	seen     string // checksum of the build that was logged last
 	state    State
 	failures int // checks that failed in a row
 	reason   Reason
 	since    time.Time // the first of them
 }
 
-// check looks for a newer build and returns how long to wait for the next time.
-func (f *follower) check(ctx context.Context) time.Duration {
+// begin looks for a newer build beside its caller, whom the channel tells how it ended.
+func (f *follower) begin(ctx context.Context) <-chan error {
 	var progress func(done, total int64)
-	if f.Progress != nil && f.state == Missing {
+	if f.state == Missing {
 		progress = f.Progress
-		defer progress(0, -1)
 	}
-	_, changed, err := f.Update(ctx, progress)
+	done := make(chan error, 1)
+	go func() {
+		_, changed, err := f.Update(ctx, progress)
+		if progress != nil {
+			progress(0, -1)
+		}
+		if err == nil {
+			f.log().DebugContext(ctx, "asked for a new vulnerability database", "changed", changed)
+		}
+		done <- err
+	}()
+	return done
+}
+
+// end takes what became of a check and returns how long to wait for the next one.
+func (f *follower) end(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil {
 		return 0
 	}
@@ -81,7 +103,6 @@ func (f *follower) check(ctx context.Context) time.Duration {
 			f.log().InfoContext(ctx, "the vulnerability database can be updated again", "failures", f.failures, "since", stamp(f.since))
 		}
 		f.failures, f.reason = 0, ""
-		f.log().DebugContext(ctx, "asked for a new vulnerability database", "changed", changed)
 		return f.wait(0, 0)
 	}
 	f.complain(ctx, err)
@@ -108,8 +129,8 @@ func (f *follower) complain(ctx context.Context, err error) {
 	f.log().Log(ctx, level, text, "reason", f.reason, "failures", f.failures, "error", err)
 }
 
-// follow logs when the state changes, and tells of a build that another one was active
-// before.
+// follow logs when the state changes, and when another build has become active, whichever
+// process did that.
 func (f *follower) follow(ctx context.Context) {
 	db, err := f.Current(ctx)
 	if ctx.Err() != nil {
@@ -131,9 +152,6 @@ func (f *follower) follow(ctx context.Context) {
 	}
 	f.seen = db.Checksum
 	f.log().InfoContext(ctx, "vulnerability database", "built", stamp(db.Built), "checksum", db.Checksum)
-	if f.OnChange != nil {
-		f.OnChange(db)
-	}
 }
 
 // first returns how long to wait before the first check.
