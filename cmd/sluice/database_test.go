@@ -1,16 +1,21 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
@@ -30,6 +35,47 @@ func TestDatabaseScripts(t *testing.T) {
 		},
 	})
 }
+
+// `sluice db update` beside one that is under way says whom it waits for, and goes on when
+// that is done.
+func TestUpdateBesideAnother(t *testing.T) {
+	s := newScene(t)
+	c := configs.Default()
+	c.StateDir = t.TempDir()
+	t.Setenv("SLUICE_CONFIG", "")
+	t.Setenv(configs.EnvDatabaseURL, s.mirror)
+	if err := os.Mkdir(filepath.Join(c.StateDir, "db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(c.StateDir, "db", "update.lock"))
+	if err == nil {
+		err = errors.Join(syscall.Flock(int(lock.Fd()), syscall.LOCK_EX), json.NewEncoder(lock).Encode(map[string]any{"pid": 4711, "since": time.Now()}))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := dbCommand(&global{state: c.StateDir})
+	var out, said bytes.Buffer
+	cmd.SetArgs([]string{"update"})
+	cmd.SetOut(&out)
+	cmd.SetErr(writerFunc(func(b []byte) (int, error) {
+		lock.Close() // the other one is done
+		return said.Write(b)
+	}))
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := said.String(); !strings.Contains(got, "another update is under way (process 4711, since 20") || !strings.Contains(got, "10m0s at most") {
+		t.Errorf("said %q", got)
+	}
+	if !strings.Contains(out.String(), "updated, usable") {
+		t.Errorf("%s", out.String())
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // publish puts a build of the age given on a mirror of the script's own, OWN_MIRROR, as
 // the newest, and the archive of it into a file.

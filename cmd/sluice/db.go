@@ -44,6 +44,9 @@ func (g *global) dbUpdate() *cobra.Command {
 				d.URL = mirror
 			}
 			p := newProgress("downloading the vulnerability database")
+			d.Waiting = func(who string, most time.Duration) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "sluice: another update is under way (%s); waiting for it, %s at most\n", who, most)
+			}
 			_, changed, err := d.Update(cmd.Context(), p.bytes)
 			p.done()
 			if err != nil {
@@ -84,6 +87,9 @@ func (g *global) dbImport() *cobra.Command {
 			d, err := g.databases()
 			if err != nil {
 				return err
+			}
+			if u, err := url.Parse(args[0]); err == nil && (u.Scheme == "https" || u.Scheme == "http") {
+				return usage("import takes a file; what a mirror serves is fetched by `sluice db update --url URL`, the URL being that of the folder above v6/latest.json")
 			}
 			bring, did := d.Import, "imported"
 			if older {
@@ -162,6 +168,9 @@ func printDatabaseTable(w io.Writer, s vuln.Status, r *proxy.Reevaluation, did s
 		mirror += " (asked only by `sluice db update`: database.update_every is 0s)"
 	}
 	rows = append(rows, []string{"mirror", mirror})
+	if s.Warning != "" {
+		rows = append(rows, []string{"", p.warn("warning") + ": " + s.Warning})
+	}
 	if !s.LastCheck.IsZero() {
 		last := s.LastCheck.UTC().Format(time.RFC3339)
 		if s.LastError != "" {

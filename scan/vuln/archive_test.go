@@ -185,6 +185,38 @@ func TestGoBack(t *testing.T) {
 	usable(t, d, old)
 }
 
+// The clock was ahead when a build was taken, and is set right: what is active comes from
+// the future then, and an update that finds nothing newer doesn't call that fine.
+func TestActiveFromTheFuture(t *testing.T) {
+	m := newMirror(t)
+	old := m.publish(t, 100*time.Hour)
+	older := m.archive(t)
+	future := newMirror(t)
+	future.publish(t, -100*time.Hour)
+	ahead := true
+	d := &Databases{Root: t.TempDir(), URL: future.URL, now: func() time.Time {
+		if ahead {
+			return time.Now().Add(101 * time.Hour)
+		}
+		return time.Now()
+	}}
+	_, _, err := d.Update(t.Context(), nil)
+	check(t, err)
+	ahead, d.URL = false, m.URL
+	const way = "sluice db import --force FILE"
+	if s := d.Status(t.Context()); s.State != Stale || !strings.Contains(s.Error, "set the clock") || !strings.Contains(s.Error, way) {
+		t.Errorf("status %+v", s)
+	}
+	if _, changed, err := d.Update(t.Context(), nil); changed || err == nil || !strings.Contains(err.Error(), "set the clock") || !strings.Contains(err.Error(), way) {
+		t.Errorf("an update: %v, %v", changed, err)
+	}
+	_, err = d.ImportAny(t.Context(), older)
+	check(t, err)
+	usable(t, d, old)
+	_, _, err = d.Update(t.Context(), nil)
+	check(t, err)
+}
+
 // Somebody brings a build while a download hangs: it doesn't have to wait for that. Where
 // it is what the mirror has, or newer, the download was for nothing, and no failure.
 func TestImportDuringAnUpdate(t *testing.T) {

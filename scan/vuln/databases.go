@@ -54,6 +54,10 @@ type Databases struct {
 	// it ended.
 	Progress func(done, total int64)
 
+	// Waiting, if set, is called by Update when it has to wait for another one, with whose
+	// that is and how long it waits at most.
+	Waiting func(who string, most time.Duration)
+
 	now    func() time.Time // time.Now where nil
 	random func() float64   // in [0, 1); rand.Float64 where nil
 	step   func(string)     // told of each step of an installation, by tests
@@ -123,7 +127,7 @@ func (d *Databases) Current(ctx context.Context) (scan.Database, error) {
 func (d *Databases) fresh(built time.Time) error {
 	age := d.clock().Sub(built)
 	if age < -skew {
-		return fmt.Errorf("%w, or its age can't be known: it was built %s, and this machine's clock says %s; set the clock",
+		return fmt.Errorf("%w, or its age can't be known: it was built %s, and this machine's clock says %s; set the clock, or where that is right, take a build that is older by \"sluice db import --force FILE\"",
 			scan.ErrDatabaseStale, stamp(built), stamp(d.clock()))
 	}
 	if age > d.maxAge() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -72,7 +71,7 @@ const (
 // stage makes an empty directory in Root, where a rename to the final place can't fail
 // for want of space, and removes those whose makers have died. end removes it.
 func (d *Databases) stage(ctx context.Context) (dir string, end func(), err error) {
-	err = d.alone(ctx, installLock, func() (err error) {
+	err = d.alone(ctx, installLock, nil, func() (err error) {
 		d.clear()
 		if dir, err = os.MkdirTemp(d.Root, stagePrefix); err != nil {
 			return err
@@ -151,7 +150,7 @@ func (d *Databases) tidy(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	_ = d.alone(ctx, installLock, func() error { // when another one installs, that one tidies
+	_ = d.alone(ctx, installLock, nil, func() error { // when another one installs, that one tidies
 		d.clear()
 		if r, err := d.active(); err == nil {
 			d.sweep(r)
@@ -171,60 +170,6 @@ func inherit(names ...string) {
 			if owner, ok := i.Sys().(*syscall.Stat_t); ok {
 				_ = os.Lchown(name, int(owner.Uid), int(owner.Gid)) // root's own gateway doesn't need it
 			}
-		}
-	}
-}
-
-var errLocked = errors.New("it is locked")
-
-// lockFile opens a file and locks it, or returns errLocked. The kernel gives the lock
-// back when the file is closed or its process dies.
-func lockFile(name string, flag, how int) (*os.File, error) {
-	f, err := os.OpenFile(name, flag, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if flag&os.O_CREATE != 0 {
-		inherit(name)
-	}
-	for {
-		err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = errLocked
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
-	}
-	return f, nil
-}
-
-// alone runs f while no other goroutine or process holds the lock in Root.
-func (d *Databases) alone(ctx context.Context, lock string, f func() error) error {
-	if _, err := os.Stat(d.Root); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(d.Root, 0o700); err != nil {
-			return err
-		}
-		inherit(d.Root)
-	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		file, err := lockFile(filepath.Join(d.Root, lock), os.O_CREATE|os.O_RDWR, syscall.LOCK_EX)
-		if err == nil {
-			defer file.Close()
-			return f()
-		}
-		if !errors.Is(err, errLocked) {
-			return err
-		}
-		select {
-		case <-tick.C: // a lock can't be waited for with a context
-		case <-ctx.Done():
-			return fmt.Errorf("wait for another update: %w", ctx.Err())
 		}
 	}
 }

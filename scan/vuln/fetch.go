@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,6 +28,7 @@ type bounds struct {
 	reserve  int64         // bytes of the disk that are left to others: see room
 	idle     time.Duration // for which a mirror may send nothing
 	whole    time.Duration // of a download; a slow line is no fault, but one that never ends is
+	wait     time.Duration // for another update or installation; most downloads and an index are done by then
 }
 
 func (d *Databases) within() bounds {
@@ -38,6 +40,7 @@ func (d *Databases) within() bounds {
 		reserve:  cmp.Or(b.reserve, 256<<20),
 		idle:     cmp.Or(b.idle, 60*time.Second),
 		whole:    cmp.Or(b.whole, 6*time.Hour),
+		wait:     cmp.Or(b.wait, 10*time.Minute),
 	}
 }
 
@@ -87,6 +90,18 @@ func (d *Databases) mirror() (*url.URL, error) {
 		u = u.JoinPath(listingPath())
 	}
 	return u, nil
+}
+
+// exposed says what is wrong with asking the mirror as it is set, empty where nothing is.
+func (d *Databases) exposed() string {
+	u, err := d.mirror()
+	if err != nil || u.Scheme != "http" {
+		return ""
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
+		return ""
+	}
+	return "the mirror is asked over plain HTTP, so whoever is on the way can serve a database that knows nothing: use https:// in database.url, with database.ca_file for an authority of your own"
 }
 
 // shown is the URL of the listing for people, logs and files.

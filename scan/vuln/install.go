@@ -27,7 +27,7 @@ func (d *Databases) install(ctx context.Context, stage, file, source string, acc
 	if err != nil {
 		return db, false, err
 	}
-	err = d.alone(ctx, installLock, func() error {
+	err = d.alone(ctx, installLock, nil, func() error {
 		if err := accept(r.Built); err != nil {
 			return err
 		}

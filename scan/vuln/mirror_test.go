@@ -2,6 +2,7 @@ package vuln
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -233,6 +234,28 @@ func TestAuthorities(t *testing.T) {
 	d.URL = down.URL
 	if _, _, err := d.Update(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "from https to http") {
 		t.Errorf("a redirect to plain HTTP: %v", err)
+	}
+}
+
+// A mirror whose answers anybody on the way could replace is warned of, where people look
+// and in the log.
+func TestPlainMirror(t *testing.T) {
+	for url, warned := range map[string]bool{
+		"": false, "https://mirror.test": false, "http://127.0.0.1:8081/x": false, "http://localhost": false, "http://[::1]:80": false,
+		"http://mirror.test": true, "HTTP://robot:hunter2@10.0.0.7:8081/v6/latest.json?sig=hunter2": true, "http://127.0.0.1.mirror.test": true,
+	} {
+		d := &Databases{Root: t.TempDir(), URL: url}
+		if w := d.Status(t.Context()).Warning; (w != "") != warned || warned && !strings.Contains(w, "use https://") || strings.Contains(w, "hunter2") {
+			t.Errorf("%s: %q", url, w)
+		}
+	}
+	log, lines := logged()
+	d := &Databases{Root: t.TempDir(), URL: "http://mirror.test", Log: log}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	check(t, d.Run(ctx))
+	if got := lines(); len(got) != 1 || !strings.Contains(got[0], "level=WARN") || !strings.Contains(got[0], "plain HTTP") {
+		t.Errorf("logged %q", got)
 	}
 }
 

@@ -38,6 +38,8 @@ func (d *Databases) Run(ctx context.Context) error {
 	defer next.Stop()
 	if d.Offline {
 		next.Stop()
+	} else if w := d.exposed(); w != "" {
+		d.log().WarnContext(ctx, w, "url", d.shown())
 	}
 	tick, tidy := time.NewTicker(cmp.Or(d.watch, watch)), time.NewTicker(tidying)
 	defer tick.Stop()

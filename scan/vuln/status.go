@@ -36,9 +36,10 @@ type Status struct {
 	Age      int64     `json:"age_seconds,omitempty"`
 	MaxAge   int64     `json:"max_age_seconds"`
 	Stale    bool      `json:"stale"`
-	Error    string    `json:"error,omitempty"` // why there is no usable build, and what to do
-	URL      string    `json:"url"`             // of the listing
-	Offline  bool      `json:"offline"`         // nothing is downloaded by itself
+	Error    string    `json:"error,omitempty"`   // why there is no usable build, and what to do
+	URL      string    `json:"url"`               // of the listing
+	Warning  string    `json:"warning,omitempty"` // of that URL, and what to do
+	Offline  bool      `json:"offline"`           // nothing is downloaded by itself
 
 	// Of the checks for a newer build, by whichever process.
 	LastCheck   time.Time `json:"last_check,omitzero"`
@@ -54,7 +55,7 @@ type Status struct {
 // Status returns what there is to say, also while another process updates. Like
 // Current, it may have to hash the file.
 func (d *Databases) Status(ctx context.Context) Status {
-	s := Status{State: Usable, URL: d.shown(), MaxAge: int64(d.maxAge().Seconds()), Offline: d.Offline}
+	s := Status{State: Usable, URL: d.shown(), Warning: d.exposed(), MaxAge: int64(d.maxAge().Seconds()), Offline: d.Offline}
 	c := d.LastCheck()
 	s.LastCheck, s.LastSuccess, s.LastError, s.LastReason, s.Failures = c.Time, c.Success, c.Error, c.Reason, c.Failures
 	if r, err := d.active(); err == nil {

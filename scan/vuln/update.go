@@ -27,23 +27,32 @@ import (
 // progress, which may be nil, is called often during the download with the bytes that
 // have arrived and those that are expected, 0 when that is not known.
 //
-// Update waits for one that another goroutine or process has under way. When ctx ends
+// Update waits, for ten minutes at most, for one that another goroutine or process has
+// under way; then it fails without having asked, which counts as no check. When ctx ends
 // it returns soon, except while a build is indexed, which takes up to a minute.
 func (d *Databases) Update(ctx context.Context, progress func(done, total int64)) (db scan.Database, changed bool, err error) {
 	if err = d.valid(); err == nil {
-		err = d.alone(ctx, updateLock, func() error {
+		err = d.alone(ctx, updateLock, d.waits, func() error {
 			var err error
 			db, changed, err = d.update(ctx, progress)
 			return err
 		})
 	}
-	if ctx.Err() == nil { // being told to stop is no failure of anybody's
+	if ctx.Err() == nil && !errors.Is(err, errBusy) { // being told to stop is no failure of anybody's, nor is another one's update
 		d.note(changed, err)
 	}
 	if err != nil {
 		return db, false, fmt.Errorf("update the vulnerability database from %s: %w", d.shown(), err)
 	}
 	return db, changed, nil
+}
+
+// waits tells that Update waits for another one.
+func (d *Databases) waits(who string) {
+	d.log().Info("another update of the vulnerability database is under way; waiting for it", "holder", who, "at_most", d.within().wait)
+	if d.Waiting != nil {
+		d.Waiting(who, d.within().wait)
+	}
 }
 
 func (d *Databases) update(ctx context.Context, progress func(done, total int64)) (scan.Database, bool, error) {
@@ -65,6 +74,9 @@ func (d *Databases) update(ctx context.Context, progress func(done, total int64)
 		return scan.Database{}, false, err
 	}
 	if stateOf(err) != Missing && !latest.Built.After(have.Built) {
+		if err := d.past(have.Built); err != nil { // then it is no use that nothing newer is there
+			return scan.Database{}, false, fail(Other, "the mirror's build, of %s, is not newer than the active one: %w", stamp(latest.Built.Time), d.fresh(have.Built))
+		}
 		return have, false, nil
 	}
 	stage, end, err := d.stage(ctx)
