@@ -133,9 +133,11 @@ func (s *Store) run(ctx context.Context, verb string, k cache.Key, do func(conte
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%s %q in Redis at %s: the key %s is not of the type it should have: %w", verb, k, s.addr, s.key(k), err)
 	case limited.Err() != nil: // not wrapped: it is not the caller's deadline
-		return fmt.Errorf("%s %q: no answer from Redis at %s within %v", verb, k, s.addr, s.timeout)
+		return fmt.Errorf("%s %q: %w: no answer from Redis at %s within %v", verb, k, cache.ErrDown, s.addr, s.timeout)
+	case redis.HasErrorPrefix(err, "OOM"):
+		return fmt.Errorf("%s %q: the memory of Redis at %s is full: give it more (maxmemory), or shorten what is kept: %w", verb, k, s.addr, err)
 	}
-	return fmt.Errorf("%s %q: %w", verb, k, s.unreachable(ctx, err))
+	return fmt.Errorf("%s %q: %w: %w", verb, k, cache.ErrDown, s.unreachable(ctx, err))
 }
 
 // unpack is Unpack with an error that says where.
