@@ -53,7 +53,7 @@ func TestLongMatchKeepsTheLease(t *testing.T) {
 	t.Parallel()
 	l, img := reviewedLab(t)
 	two := l.another()
-	slow := &longMatch{engine: l.engine, takes: 5 * time.Minute}
+	slow := &longMatch{engine: l.engine, takes: 4 * time.Minute}
 	l.scanner.replace(slow)
 	two.scanner.replace(slow)
 	l.engine.condemn(img.digest)
@@ -62,7 +62,7 @@ func TestLongMatchKeepsTheLease(t *testing.T) {
 		die := reviewing(t.Context(), l.gateway)
 		time.Sleep(time.Second)
 		stop := reviewing(t.Context(), two.gateway)
-		time.Sleep(4 * time.Minute)
+		time.Sleep(200 * time.Second)
 		if n := slow.most.Load(); n != 1 || !l.gateway.Reevaluation().Running || two.gateway.Reevaluation().Running {
 			t.Errorf("%d matches at once, %+v, %+v", n, l.gateway.Reevaluation(), two.gateway.Reevaluation())
 		}
@@ -116,7 +116,7 @@ func TestLostLeaseIsLeftToItsHolder(t *testing.T) {
 	t.Parallel()
 	away := &awayFor{kind: "review"}
 	l, _ := reviewedLab(t, func(l *lab, _ *policy.Config) { away.Store, l.gateway.Store = l.gateway.Store, away })
-	slow := &longMatch{engine: l.engine, takes: 5 * time.Minute}
+	slow := &longMatch{engine: l.engine, takes: 4 * time.Minute}
 	l.scanner.replace(slow)
 	l.engine.renew()
 	db, err := l.engine.database(t.Context())

@@ -114,11 +114,11 @@ func (g *Gateway) walkBy(ctx context.Context, db scan.Database) error {
 	if err != nil || now.Done { // by the last one who held the lease
 		return err
 	}
-	if err := g.putJSON(ctx, cache.Name(kindDatabases), db.Checksum, now); err != nil {
+	w := &walk{g: g, db: db, now: now, past: past}
+	if err := w.keep(ctx); err != nil {
 		return err
 	}
 	g.follows = db.Checksum
-	w := &walk{g: g, db: db, since: now.Seen, past: past}
 	err = w.all(ctx)
 	r := g.progress(func(r *Reevaluation) { r.Running, r.Ended = false, g.now() })
 	if err != nil {
@@ -128,8 +128,8 @@ func (g *Gateway) walkBy(ctx context.Context, db scan.Database) error {
 		g.Log.Info("images pulled lately are matched with the new vulnerability database", "images", r.Total, "skipped", r.Skipped, "failed", r.Failed,
 			"now_denied", r.Denied, "now_allowed", r.Allowed, "took", r.Ended.Sub(r.Started).Round(time.Millisecond))
 	}
-	now.Done = true
-	return g.putJSON(ctx, cache.Name(kindDatabases), db.Checksum, now)
+	w.now.Done = true
+	return w.keep(ctx)
 }
 
 // errOtherDatabase ends a re-evaluation by a database that is not active any more.
@@ -140,6 +140,11 @@ type pastDatabase struct {
 	Built time.Time `json:"built"`
 	Seen  time.Time `json:"seen"` // when it last became active
 	Done  bool      `json:"done"` // the images pulled lately were all matched with it since
+
+	// Images that turned since, also where another replica, or this one before a restart,
+	// found them; one at which that died may be missing.
+	Denied  int `json:"denied,omitempty"`
+	Allowed int `json:"allowed,omitempty"`
 
 	checksum string
 }

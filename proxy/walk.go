@@ -19,11 +19,16 @@ import (
 type walk struct {
 	g      *Gateway
 	db     scan.Database
-	since  time.Time      // when db became active
+	now    pastDatabase   // db, and what has come of it
 	past   []pastDatabase // those before it, the latest first
 	began  time.Time
 	waited time.Duration // for pulls, of the time since
 	tenths int           // of the images that the log has told of
+}
+
+// keep writes down what has come of the walk.
+func (w *walk) keep(ctx context.Context) error {
+	return w.g.putJSON(ctx, cache.Name(kindDatabases), w.db.Checksum, w.now)
 }
 
 // all looks at the images that were pulled lately. One that can't be looked at is tried
@@ -35,7 +40,7 @@ func (w *walk) all(ctx context.Context) error {
 	}
 	w.began = w.g.now()
 	w.g.progress(func(r *Reevaluation) {
-		*r = Reevaluation{Database: w.db, Running: true, Started: w.began, Total: len(images)}
+		*r = Reevaluation{Database: w.db, Running: true, Started: w.began, Total: len(images), Denied: w.now.Denied, Allowed: w.now.Allowed}
 	})
 	var again []lastPull
 	troubled := 0
@@ -153,10 +158,15 @@ func (w *walk) review(ctx context.Context, p lastPull) error {
 	} else if err != nil {
 		return err
 	}
+	turned := w.now.Denied + w.now.Allowed
 	if compared, err := w.compare(ctx, p, m, before, v); !compared || err != nil {
 		return err
 	}
-	return g.putJSON(ctx, cache.Name(kindHistory, p.repo.String(), p.digest.String()), fieldCompared, v.Scan.Database)
+	err = g.putJSON(ctx, cache.Name(kindHistory, p.repo.String(), p.digest.String()), fieldCompared, v.Scan.Database)
+	if err != nil || w.now.Denied+w.now.Allowed == turned {
+		return err
+	}
+	return w.keep(ctx) // last: a count may be lost, and not that the image was told of
 }
 
 // before returns the verdict that an image was last compared by, nil where there is none.
@@ -218,7 +228,7 @@ func (w *walk) compare(ctx context.Context, p lastPull, m *manifest, before, aft
 		return true, nil
 	}
 	e := &Event{
-		ID:   eventID(VerdictChanged, p.String(), before.Scan.Database.Checksum, after.Scan.Database.Checksum, w.since.Format(time.RFC3339Nano)),
+		ID:   eventID(VerdictChanged, p.String(), before.Scan.Database.Checksum, after.Scan.Database.Checksum, w.now.Seen.Format(time.RFC3339Nano)),
 		Time: g.now().UTC(), Type: VerdictChanged,
 		Image:    Subject{Reference: in.Image.Reference, Repository: in.Image.Repository, Digest: in.Image.Digest, Platform: in.Image.Platform, Tags: in.Image.Tags},
 		Before:   Opinion{then.Allow, then.Mode, before.Scan.Cause, before.Scan.Database, then.Violations},
@@ -230,11 +240,12 @@ func (w *walk) compare(ctx context.Context, p lastPull, m *manifest, before, aft
 	} else {
 		e.Advisories = culprits(now.Violations, after.Findings, before.Findings, "new")
 	}
-	return true, g.tell(ctx, e)
+	return true, w.tell(ctx, e)
 }
 
-// tell keeps, counts and logs an event, once.
-func (g *Gateway) tell(ctx context.Context, e *Event) error {
+// tell raises, counts and logs an event, once.
+func (w *walk) tell(ctx context.Context, e *Event) error {
+	g := w.g
 	if told, err := g.raised(ctx, e.ID); told || err != nil {
 		return err
 	}
@@ -248,14 +259,15 @@ func (g *Gateway) tell(ctx context.Context, e *Event) error {
 	}
 	attrs := []any{"image", e.Image.Reference, "tags", e.Image.Tags, "advisories", ids, "last_caller", e.LastPull.Caller, "last_pull", e.LastPull.Time, "mode", e.After.Mode, "event", e.ID}
 	if e.allowed() {
-		g.progress(func(r *Reevaluation) { r.Allowed++ })
+		w.now.Allowed++
 		g.Metrics.turned.WithLabelValues("allowed").Inc()
 		g.Log.Info("an image that was denied is allowed by the new vulnerability database", attrs...)
-		return nil
+	} else {
+		w.now.Denied++
+		g.Metrics.turned.WithLabelValues("denied").Inc()
+		g.Log.Warn("an image that was allowed is denied by the new vulnerability database", attrs...)
 	}
-	g.progress(func(r *Reevaluation) { r.Denied++ })
-	g.Metrics.turned.WithLabelValues("denied").Inc()
-	g.Log.Warn("an image that was allowed is denied by the new vulnerability database", attrs...)
+	g.progress(func(r *Reevaluation) { r.Denied, r.Allowed = w.now.Denied, w.now.Allowed })
 	return nil
 }
 
