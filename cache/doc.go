@@ -48,7 +48,6 @@
 //	                                           image last; at most 100
 //	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
 //	                                           was in use, and when
-//	review      Name(checksum)                 value: which replica matches images  30 B       1 minute
 //	                                           with a database
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
 //	raised      Name(event's id)               value: when                          30 B       30 days

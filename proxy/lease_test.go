@@ -75,37 +75,22 @@ func TestLongMatchKeepsTheLease(t *testing.T) {
 	})
 }
 
-// awayFor is a Store that doesn't answer for one kind, while away is set.
-type awayFor struct {
+// unrenewed is a Store that doesn't answer who puts or renews a lease, while away is set.
+type unrenewed struct {
 	cache.Store
-	kind cache.Kind
 	away atomic.Bool
 }
 
-func (s *awayFor) gone(k cache.Key) error {
-	if k.Kind() == s.kind && s.away.Load() {
-		return errors.New("the store is away")
+func (s *unrenewed) PutIf(ctx context.Context, k cache.Key, old, value []byte, ttl time.Duration) (bool, error) {
+	if s.away.Load() && k.Kind() == cache.KindLease {
+		return false, errors.New("the store is away")
 	}
-	return nil
+	return s.Store.PutIf(ctx, k, old, value, ttl)
 }
 
-func (s *awayFor) Get(ctx context.Context, k cache.Key) ([]byte, error) {
-	if err := s.gone(k); err != nil {
-		return nil, err
-	}
-	return s.Store.Get(ctx, k)
-}
-
-func (s *awayFor) Put(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) error {
-	if err := s.gone(k); err != nil {
-		return err
-	}
-	return s.Store.Put(ctx, k, value, ttl)
-}
-
-func (s *awayFor) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) ([]byte, error) {
-	if err := s.gone(k); err != nil {
-		return nil, err
+func (s *unrenewed) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) ([]byte, error) {
+	if s.away.Load() && k.Kind() == cache.KindLease {
+		return nil, errors.New("the store is away")
 	}
 	return s.Store.PutNew(ctx, k, value, ttl)
 }
@@ -114,7 +99,7 @@ func (s *awayFor) PutNew(ctx context.Context, k cache.Key, value []byte, ttl tim
 // first one stops its match, and neither renews the other's lease nor takes it away.
 func TestLostLeaseIsLeftToItsHolder(t *testing.T) {
 	t.Parallel()
-	away := &awayFor{kind: "review"}
+	away := &unrenewed{}
 	l, _ := reviewedLab(t, func(l *lab, _ *policy.Config) { away.Store, l.gateway.Store = l.gateway.Store, away })
 	slow := &longMatch{engine: l.engine, takes: 4 * time.Minute}
 	l.scanner.replace(slow)
@@ -123,7 +108,6 @@ func TestLostLeaseIsLeftToItsHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := cache.Name("review", db.Checksum)
 	synctest.Test(t, func(t *testing.T) {
 		stop := reviewing(t.Context(), l.gateway)
 		time.Sleep(15 * time.Second)
@@ -133,17 +117,20 @@ func TestLostLeaseIsLeftToItsHolder(t *testing.T) {
 			t.Error("it ended while its lease lasted")
 		}
 		time.Sleep(time.Minute)
-		if err := away.Store.Put(t.Context(), key, []byte("another"), time.Hour); err != nil {
+		another, err := cache.Acquire(t.Context(), away.Store, "re-evaluation "+db.Checksum, "another", time.Minute)
+		if err != nil {
 			t.Error(err)
+			return
 		}
 		away.away.Store(false)
 		time.Sleep(10 * time.Minute)
-		if got, err := l.gateway.Store.Get(t.Context(), key); err != nil || string(got) != "another" {
-			t.Errorf("the lease is %q's now, %v", got, err)
+		if err := another.Context().Err(); err != nil {
+			t.Errorf("the other one's lease: %v", context.Cause(another.Context()))
 		}
 		if r := l.gateway.Reevaluation(); r.Running || r.Done != 0 || slow.now.Load() != 0 {
 			t.Errorf("%+v, %d matches", r, slow.now.Load())
 		}
 		stop()
+		another.Release()
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -12,13 +13,11 @@ import (
 	"github.com/sluicegate/sluice/scan"
 )
 
-// What the Store has of re-evaluations.
-const (
-	kindDatabases cache.Kind = "databases" // → checksum → pastDatabase
-	kindReview    cache.Kind = "review"    // database → who re-evaluates by it
-)
+// kindDatabases is what the Store has of re-evaluations.
+const kindDatabases cache.Kind = "databases" // → checksum → pastDatabase
 
 const (
+	reviewWork   = "re-evaluation " // and a checksum: what one replica does at a time
 	reviewEvery  = 5 * time.Second  // how soon a new database is noticed
 	reviewLease  = time.Minute      // for how long a replica that died keeps others from going on
 	reviewRetry  = 30 * time.Second // after an error, and for a look at another replica
@@ -105,7 +104,23 @@ func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) error {
 		g.follows = db.Checksum
 		return nil
 	}
-	return g.leased(ctx, cache.Name(kindReview, db.Checksum), reviewLease, func(ctx context.Context) error { return g.walkBy(ctx, db) })
+	host, _ := os.Hostname() // only shown
+	lease, err := cache.Acquire(ctx, g.Store, reviewWork+db.Checksum, host, reviewLease)
+	if errors.Is(err, cache.ErrHeld) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer context.AfterFunc(lease.Context(), func() { end(context.Cause(lease.Context())) })()
+	err = g.walkBy(ctx, db)
+	if lost := context.Cause(ctx); errors.Is(lost, cache.ErrLost) {
+		return lost
+	}
+	return err
 }
 
 // walkBy re-evaluates by db, unless that is done. The lease is held.
