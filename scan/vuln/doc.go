@@ -36,7 +36,7 @@
 // Listings, archives and the files in them are grype's, and grype indexes and hashes
 // what is installed; but they are fetched and unpacked here. grype's client for them
 // (grype/db/v6/distribution, of v0.121.2) was tried against a local mirror, and can't
-// keep what Databases promises:
+// keep what Databases promises; a test holds the first two against a newer one:
 //
 //   - It takes no context, and its two time limits are lost when it sets its user agent
 //     on a new http.Client: with limits of a second, a mirror that stalls in the listing
