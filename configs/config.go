@@ -218,7 +218,8 @@ type ModeRule struct {
 // leaves the last good one in force and is reported.
 type Policy struct {
 	// Dir is a folder of *.rego files. Default "", the policies built in. It replaces
-	// them, it does not add to them.
+	// them, it does not add to them; but what could not be scanned is refused, as by the
+	// policies built in, where none of the folder's reads input.scan.cause.
 	Dir string `yaml:"dir"`
 	// Bundle is where a bundle of policies comes from, in place of Dir.
 	Bundle Bundle `yaml:"bundle"`

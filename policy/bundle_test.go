@@ -128,7 +128,7 @@ func TestBundle(t *testing.T) {
 	root := t.TempDir()
 	file := write(t, root, "b.tar.gz", string(packed(t, bundled())))
 	e, h := follow(t, Config{Bundle: file, Origin: "https://policies.example/b.tar.gz"})
-	if st := e.Status(); st.Source != "https://policies.example/b.tar.gz" || st.Bundle != "2026-11-01" || st.Policies != 1 || st.LastError != "" {
+	if st := e.Status(); st.Source != "https://policies.example/b.tar.gz" || st.Bundle != "2026-11-01" || st.Policies != 2 || st.LastError != "" {
 		t.Errorf("%+v", st)
 	}
 	in := clean()
@@ -148,7 +148,7 @@ func TestBundle(t *testing.T) {
 	if !allows(e, in) {
 		t.Error("denied by a parameter of before")
 	}
-	if l := e.Policies(); len(l) != 1 || l[0].File != "https:/policies.example/b.tar.gz/policies/limit.rego" {
+	if l := e.Policies(); len(l) != 2 || l[0].File != "https:/policies.example/b.tar.gz/policies/limit.rego" {
 		t.Errorf("%+v", l)
 	}
 }

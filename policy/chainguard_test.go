@@ -148,7 +148,7 @@ func TestChainguardPoliciesAreLikeOurs(t *testing.T) {
 	if d := e.Decide(t.Context(), in); d.Blocks() || d.Allow || d.Mode != Warn {
 		t.Errorf("in warn: %+v", d)
 	}
-	if l := e.Policies(); len(l) != 2 || l[1].Package != "ripe" || !strings.HasSuffix(l[1].File, "ripe.yaml") || e.Status().Policies != 2 {
+	if l := e.Policies(); len(l) != 3 || l[2].Package != "ripe" || !strings.HasSuffix(l[2].File, "ripe.yaml") || e.Status().Policies != 3 {
 		t.Errorf("%+v", l)
 	}
 	write(t, dir, "ripe.yaml", strings.Replace(ripe, "default: 7", "default: 1", 1))

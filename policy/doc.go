@@ -56,7 +56,9 @@
 // of the decision, and time.now_ns() agrees with it. A date that can't be parsed is
 // an error and so denies: check for "" first.
 //
-// A directory replaces the defaults, which are in default/ and are meant to be copied.
+// A directory replaces the defaults, which are in default/ and are meant to be copied; but
+// where none of its policies asks for input.scan.cause, default/scanned.rego stays: that
+// nothing was found in an image which could not be scanned is no reason to let it pass.
 // cookbook/ has a policy with tests for most of what organisations ask for. Each stands
 // for itself, so that one file can be copied, and has its parameters at its top; a data
 // document may have others, at data.parameters.NAME. What asks for a fact (who signed,

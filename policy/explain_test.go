@@ -70,6 +70,7 @@ func TestExplainShowsEachRule(t *testing.T) {
 		`layered.warnings layered.rego:13 does not hold: input.image.platform == "linux/arm64"`,
 		`layered.warnings layered.rego:15 what it would say is undefined`,
 		`layered.warnings layered.rego:19 does not hold: f.epss > 0.99`,
+		`scanned.violations scanned.rego:45 does not hold: not scanned`,
 	}
 	if diff := cmp.Diff(want, whys(x)); diff != "" {
 		t.Errorf("rules that don't (-want +got):\n%s", diff)

@@ -139,6 +139,12 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	if err != nil {
 		return nil, err
 	}
+	if _, _, err := entrypoints(modules, len(manifests) > 0); err != nil {
+		return nil, err
+	}
+	if err := closed(modules, src); err != nil {
+		return nil, err
+	}
 	packages, query, err := entrypoints(modules, len(manifests) > 0)
 	if err != nil {
 		return nil, err
@@ -173,6 +179,29 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 		manifests: manifests, data: src.data, mask: mask, revision: src.sum(), given: src.revision,
 	}
 	return p, p.smoke(ctx, timeout)
+}
+
+// closed adds the embedded policy about what could not be scanned to modules and src, where
+// none of them asks for the cause: that nothing was found would else let such an image pass.
+func closed(modules map[string]*ast.Module, src sources) error {
+	if slices.ContainsFunc(needsOf(modules).paths, func(p []string) bool { return len(p) > 1 && p[0] == "scan" && p[1] == "cause" }) {
+		return nil
+	}
+	b, err := defaults.ReadFile("default/scanned.rego")
+	if err != nil {
+		return err
+	}
+	const file, pkg = "embedded/scanned.rego", "package sluice.policies.scanned"
+	text := string(b)
+	if slices.ContainsFunc(slices.Collect(maps.Values(modules)), func(m *ast.Module) bool { return m.Package.String() == pkg }) {
+		text = strings.Replace(text, pkg, pkg+"_embedded", 1)
+	}
+	m, err := ast.ParseModuleWithOpts(file, text, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities(), ProcessAnnotation: true})
+	if err != nil {
+		return err
+	}
+	modules[file], src.texts[file] = m, text
+	return nil
 }
 
 // compileModules compiles what decides against the schema of its input. Where a rule and a

@@ -91,7 +91,7 @@ func TestFollow(t *testing.T) {
 	if text := h.next(t, refused); !strings.Contains(text, "b.rego:2") {
 		t.Errorf("logged%s", text)
 	}
-	if st := e.Status(); !strings.Contains(st.LastError, "b.rego:2") || st.Policies != 1 {
+	if st := e.Status(); !strings.Contains(st.LastError, "b.rego:2") || st.Policies != 2 {
 		t.Errorf("status %+v", st)
 	}
 	if allows(e, in) {
@@ -122,7 +122,7 @@ func TestFollow(t *testing.T) {
 	h.next(t, changed)
 	write(t, dir, "new/c.rego", "package sluice.policies.c\nwarnings contains {\"policy\": \"c\", \"message\": \"m\"}")
 	h.next(t, changed)
-	if st := e.Status(); st.LastError != "" || st.Policies != 2 || st.Killed != 1 {
+	if st := e.Status(); st.LastError != "" || st.Policies != 3 || st.Killed != 1 {
 		t.Errorf("status %+v", st)
 	}
 
@@ -130,7 +130,7 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.next(t, refused)
-	if st := e.Status(); st.Policies != 2 || allows(e, in) {
+	if st := e.Status(); st.Policies != 3 || allows(e, in) {
 		t.Errorf("the policies went with their directory: %+v", st)
 	}
 }
@@ -160,7 +160,7 @@ func TestFollowConfigMap(t *testing.T) {
 	e, h := follow(t, Config{Dir: root, WaiverFile: filepath.Join(root, "waivers.yaml")})
 	in := clean()
 	in.Request.Caller = "denied"
-	if allows(e, in) || e.Status().Policies != 1 {
+	if allows(e, in) || e.Status().Policies != 2 {
 		t.Fatal("allowed at first")
 	}
 	swap("..2", one("policy: tame"))

@@ -128,7 +128,7 @@ func TestBundles(t *testing.T) {
 				}
 				return s
 			}
-			if s := set(); s.Bundle != "one" || s.LastError != "" || len(s.Upstreams) != 1 || s.Listings[0].Package != "sober" {
+			if s := set(); s.Bundle != "one" || s.LastError != "" || len(s.Upstreams) != 1 || s.Listings[1].Package != "sober" {
 				t.Errorf("%+v", s)
 			}
 			host.put(bundleOf(t, "two", sober))
