@@ -29,7 +29,7 @@ func TestDatabaseScripts(t *testing.T) {
 			"ready":   awaitReady,
 			"get":     getURL,
 			"until":   until,
-			"publish": publish,
+			"publish": s.publish,
 			"served":  served,
 			"status":  exitStatus,
 		},
@@ -79,7 +79,7 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // publish puts a build of the age given on a mirror of the script's own, OWN_MIRROR, as
 // the newest, and the archive of it into a file.
-func publish(ts *testscript.TestScript, _ bool, args []string) {
+func (s *scene) publish(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: publish AGE FILE")
 	}
@@ -87,7 +87,7 @@ func publish(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	dir, err := os.MkdirTemp(ts.MkAbs("."), "build")
 	ts.Check(err)
-	db, err := sampledb.Build(filepath.Join(dir, "db"), time.Now().Add(-age))
+	db, err := sampledb.Copy(s.database, filepath.Join(dir, "db"), time.Now().Add(-age))
 	ts.Check(err)
 	mirror := ts.MkAbs("mirror")
 	ts.Check(os.RemoveAll(mirror))

@@ -5,15 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/proxy"
-	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
 // A database is imported while the gateway serves. An image that was pulled by the last
@@ -21,33 +17,15 @@ import (
 // turns it back, also across a restart.
 func TestNewDatabaseTurnsImage(t *testing.T) {
 	s := newScene(t)
-	addr, err := freeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SLUICE_CGR_DEV_USERNAME", s.user)
-	t.Setenv("SLUICE_CGR_DEV_PASSWORD", s.password)
-	c := configs.Default()
-	c.Listen, c.AdminListen, c.StateDir = addr, "", t.TempDir()
-	c.Upstreams[0].URL = s.origin.URL()
-	c.Database.UpdateEvery, c.Database.MaxAge = 0, 0
-	c.Scan.Workers, c.Gate.Drain, c.Log.Level = 1, 10*time.Second, "error"
-	if c, err = c.Resolve(os.Getenv); err != nil {
-		t.Fatal(err)
-	}
+	c := s.config(t, 1)
+	addr := c.Listen
 	bring := func(age time.Duration, knows bool) {
 		t.Helper()
-		dir := filepath.Join(t.TempDir(), "db")
-		built, err := sampledb.Build(dir, time.Now().Add(-age))
-		if err == nil && !knows {
-			err = forget(dir, "org.apache.logging.log4j:log4j-core")
+		without := "org.apache.logging.log4j:log4j-core"
+		if knows {
+			without = ""
 		}
-		if err == nil {
-			_, err = openDatabases(c, nil).Import(t.Context(), filepath.Join(built.Dir, "vulnerability.db"))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		s.bring(t, openDatabases(c, nil), time.Now().Add(-age), without)
 	}
 	start := func() (stop func()) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -98,7 +76,8 @@ func TestNewDatabaseTurnsImage(t *testing.T) {
 	bring(3*time.Hour, false)
 	stop := start()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		if _, err = pullImage(t.Context(), addr+"/acme/orders:1", nil); err == nil {
+		_, err := pullImage(t.Context(), addr+"/acme/orders:1", nil)
+		if err == nil {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluicegate/sluice/proxy/proxytest"
 	"github.com/sluicegate/sluice/proxy/proxytest/sample"
+	"github.com/sluicegate/sluice/scan"
 	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
@@ -70,6 +71,7 @@ func standInDocker(args []string) int {
 type scene struct {
 	origin   *proxytest.Server
 	mirror   string // URL
+	database scan.Database
 	dir      string
 	user     string
 	password string
@@ -109,11 +111,10 @@ func newScene(t *testing.T) *scene {
 	if _, err := s.origin.PushIndex("acme/multi", "1", index); err != nil {
 		t.Fatal(err)
 	}
-	db, err := sampledb.Build(filepath.Join(s.dir, "db"), time.Now())
-	if err != nil {
+	if s.database, err = sampledb.Build(filepath.Join(s.dir, "db"), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if err := sampledb.Archive(filepath.Join(s.dir, "mirror"), db); err != nil {
+	if err := sampledb.Archive(filepath.Join(s.dir, "mirror"), s.database); err != nil {
 		t.Fatal(err)
 	}
 	s.mirror = serveFiles(t, sampledb.Handler(filepath.Join(s.dir, "mirror")))

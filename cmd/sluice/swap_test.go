@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,9 +15,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/sluicegate/sluice/configs"
-	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
 // workersOf returns the processes that this one has started as workers.
@@ -75,20 +71,8 @@ func (a asked) finds(id string) bool {
 // knows, none fails but for the kills, and what was in use is let go.
 func TestSwapUnderLoad(t *testing.T) {
 	s := newScene(t)
-	addr, err := freeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SLUICE_CGR_DEV_USERNAME", s.user)
-	t.Setenv("SLUICE_CGR_DEV_PASSWORD", s.password)
-	c := configs.Default()
-	c.Listen, c.AdminListen, c.StateDir = addr, "", t.TempDir()
-	c.Upstreams[0].URL = s.origin.URL()
-	c.Database.UpdateEvery, c.Database.MaxAge = 0, 0
-	c.Scan.Workers, c.Gate.Drain, c.Log.Level = 2, 10*time.Second, "error"
-	if c, err = c.Resolve(os.Getenv); err != nil {
-		t.Fatal(err)
-	}
+	c := s.config(t, 2)
+	addr := c.Listen
 	folder := filepath.Join(c.StateDir, "db")
 
 	swaps := 12
@@ -100,20 +84,11 @@ func TestSwapUnderLoad(t *testing.T) {
 	knows := map[string]bool{}     // by checksum: whether the build has it
 	bring := func(i int) {
 		t.Helper()
-		dir := filepath.Join(t.TempDir(), "db")
-		built, err := sampledb.Build(dir, time.Now().Add(time.Duration(i-swaps)*time.Minute))
-		if err != nil {
-			t.Fatal(err)
-		}
+		without := ""
 		if i%2 == 1 {
-			if err := forget(dir, "org.apache.logging.log4j:log4j-core"); err != nil {
-				t.Fatal(err)
-			}
+			without = "org.apache.logging.log4j:log4j-core"
 		}
-		db, err := other.Import(t.Context(), filepath.Join(built.Dir, "vulnerability.db"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		db := s.bring(t, other, time.Now().Add(time.Duration(i-swaps)*time.Minute), without)
 		knows[db.Checksum] = i%2 == 0
 	}
 	bring(0)
@@ -133,6 +108,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	var first asked
 	for deadline := time.Now().Add(time.Minute); first.Scan.State != "complete"; {
 		_, _ = pullImage(t.Context(), addr+"/acme/orders:1", nil) // is denied, and scanned
+		var err error
 		if first, err = ask(); time.Now().After(deadline) {
 			t.Fatalf("%v, %+v", err, first)
 		}
@@ -232,15 +208,4 @@ type outcome struct {
 	state, checksum string
 	found, allow    bool
 	detail          string
-}
-
-// forget removes what a database knows of a package.
-func forget(dir, name string) error {
-	db, err := sql.Open("sqlite", filepath.Join(dir, "vulnerability.db"))
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	_, err = db.Exec("DELETE FROM affected_package_handles WHERE package_id IN (SELECT id FROM packages WHERE name = ?)", name)
-	return err
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,9 +17,6 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/sluicegate/sluice/configs"
-	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
 // A receiver takes spans as a collector does, by OTLP over HTTP.
@@ -79,27 +75,9 @@ func lasted(s *otlp.Span) time.Duration {
 // servedWithTraces runs a gateway that sends its spans to r, has do use it, and stops it.
 func servedWithTraces(t *testing.T, s *scene, do func(addr string)) {
 	t.Helper()
-	addr, err := freeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SLUICE_CGR_DEV_USERNAME", s.user)
-	t.Setenv("SLUICE_CGR_DEV_PASSWORD", s.password)
-	c := configs.Default()
-	c.Listen, c.AdminListen, c.StateDir = addr, "", t.TempDir()
-	c.Upstreams[0].URL = s.origin.URL()
-	c.Database.UpdateEvery, c.Database.MaxAge = 0, 0
-	c.Scan.Workers, c.Gate.Drain, c.Log.Level = 1, 10*time.Second, "error"
-	if c, err = c.Resolve(os.Getenv); err != nil {
-		t.Fatal(err)
-	}
-	db, err := sampledb.Build(filepath.Join(t.TempDir(), "db"), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := openDatabases(c, nil).Import(t.Context(), filepath.Join(db.Dir, "vulnerability.db")); err != nil {
-		t.Fatal(err)
-	}
+	c := s.config(t, 1)
+	addr := c.Listen
+	s.bring(t, openDatabases(c, nil), time.Now(), "")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	served := make(chan error, 1)

@@ -26,7 +26,11 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envRoot) == "" {
-		os.Exit(m.Run())
+		status := m.Run()
+		if db, err := first(); err == nil {
+			os.RemoveAll(db.Dir)
+		}
+		os.Exit(status)
 	}
 	if err := asChild(); err != nil {
 		io.WriteString(os.Stderr, err.Error())

@@ -43,8 +43,7 @@ func newMirror(t *testing.T) *mirror {
 // publish makes a build that is this old the latest one.
 func (m *mirror) publish(t *testing.T, age time.Duration) scan.Database {
 	t.Helper()
-	db, err := sampledb.Build(filepath.Join(t.TempDir(), "db"), time.Now().Add(-age))
-	check(t, err)
+	db := sampleOf(t, age)
 	check(t, sampledb.Archive(m.dir, db))
 	return db
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,10 +70,28 @@ func realDatabase(t testing.TB) scan.Database {
 	return db
 }
 
-// sample builds a sample database.
+// first is the sample database that all others are copied from, in a folder that TestMain
+// removes.
+var first = sync.OnceValues(func() (scan.Database, error) {
+	dir, err := os.MkdirTemp("", "sample")
+	if err != nil {
+		return scan.Database{}, err
+	}
+	return sampledb.Build(dir, time.Now())
+})
+
+// sample makes a sample database.
 func sample(t testing.TB) scan.Database {
 	t.Helper()
-	db, err := sampledb.Build(filepath.Join(t.TempDir(), "db"), time.Now())
+	return sampleOf(t, 0)
+}
+
+// sampleOf makes a sample database that is this old.
+func sampleOf(t testing.TB, age time.Duration) scan.Database {
+	t.Helper()
+	of, err := first()
+	check(t, err)
+	db, err := sampledb.Copy(of, filepath.Join(t.TempDir(), "db"), time.Now().Add(-age))
 	check(t, err)
 	return db
 }

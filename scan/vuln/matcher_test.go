@@ -19,7 +19,6 @@ import (
 	"golang.org/x/mod/modfile"
 
 	"github.com/sluicegate/sluice/scan"
-	"github.com/sluicegate/sluice/scan/vuln/sampledb"
 )
 
 const debianStatus = `Package: libssl3
@@ -405,12 +404,9 @@ func (t tableless) GetAffectedPackages(p *v6.PackageSpecifier, o *v6.GetPackageO
 // when its last match has ended.
 func TestSwap(t *testing.T) {
 	name := catalogue(t, image(t, oldGlibc.layer(t)))
-	root := t.TempDir()
 	var dbs []scan.Database
 	for i := range 3 {
-		db, err := sampledb.Build(filepath.Join(root, string(rune('a'+i))), time.Now().Add(time.Duration(i-9)*time.Hour))
-		check(t, err)
-		dbs = append(dbs, db)
+		dbs = append(dbs, sampleOf(t, time.Duration(9-i)*time.Hour))
 	}
 	var m Matcher
 	var wg sync.WaitGroup

@@ -1,10 +1,13 @@
 package sampledb
 
 import (
+	"database/sql"
 	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	v6 "github.com/anchore/grype/grype/db/v6"
@@ -47,6 +50,36 @@ func build(dir string, built time.Time) (scan.Database, error) {
 		return scan.Database{}, err
 	}
 	if err := v6.Hydrater()(dir); err != nil {
+		return scan.Database{}, err
+	}
+	meta, err := v6.WriteImportMetadata(afero.NewOsFs(), dir, Source)
+	if err != nil {
+		return scan.Database{}, err
+	}
+	return scan.Database{Built: built, Checksum: meta.Digest, Dir: dir}, nil
+}
+
+// Copy writes the database of into dir, like Build, with another time of building: in a
+// tenth of Build's time.
+func Copy(of scan.Database, dir string, built time.Time) (scan.Database, error) {
+	if err := os.CopyFS(dir, os.DirFS(of.Dir)); err != nil {
+		return scan.Database{}, fmt.Errorf("copy the sample database: %w", err)
+	}
+	db, err := redate(dir, built.UTC().Truncate(time.Second))
+	if err != nil {
+		return db, fmt.Errorf("copy the sample database: %w", err)
+	}
+	return db, nil
+}
+
+func redate(dir string, built time.Time) (scan.Database, error) {
+	db, err := sql.Open("sqlite", filepath.Join(dir, v6.VulnerabilityDBFileName))
+	if err != nil {
+		return scan.Database{}, err
+	}
+	_, err = db.Exec("UPDATE db_metadata SET build_timestamp = ?", built)
+	err = errors.Join(err, db.Close(), os.Remove(filepath.Join(dir, v6.ImportMetadataFileName)))
+	if err != nil {
 		return scan.Database{}, err
 	}
 	meta, err := v6.WriteImportMetadata(afero.NewOsFs(), dir, Source)

@@ -10,6 +10,9 @@ import (
 
 	v6 "github.com/anchore/grype/grype/db/v6"
 	"github.com/anchore/grype/grype/db/v6/distribution"
+	"github.com/spf13/afero"
+
+	"github.com/sluicegate/sluice/scan"
 )
 
 func TestBuild(t *testing.T) {
@@ -28,6 +31,37 @@ func TestBuild(t *testing.T) {
 	}
 	if want := built.Truncate(time.Second); !about.Built.Equal(want) || !db.Built.Equal(want) {
 		t.Errorf("built %s in the file and %s in the answer, want %s", about.Built, db.Built, want)
+	}
+}
+
+// A copy is a build of its own, and what it is of stays as it was.
+func TestCopy(t *testing.T) {
+	dir := t.TempDir()
+	built := time.Date(2026, 11, 22, 12, 0, 0, 5, time.UTC)
+	first, err := Build(filepath.Join(dir, "first"), built)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := Copy(first, filepath.Join(dir, "second"), built.Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.Checksum == first.Checksum || !second.Built.Equal(first.Built.Add(-time.Hour)) {
+		t.Errorf("%+v of %+v", second, first)
+	}
+	for _, db := range []scan.Database{first, second} {
+		about, err := v6.ReadDescription(filepath.Join(db.Dir, v6.VulnerabilityDBFileName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		meta, err := v6.ReadImportMetadata(afero.NewOsFs(), db.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, err := v6.CalculateDBDigest(afero.NewOsFs(), filepath.Join(db.Dir, v6.VulnerabilityDBFileName))
+		if err != nil || sum != db.Checksum || meta.Digest != sum || !about.Built.Equal(db.Built) {
+			t.Errorf("%+v: built %s, checksum %s, %s, %v", db, about.Built, sum, meta.Digest, err)
+		}
 	}
 }
 
