@@ -17,7 +17,7 @@ import (
 
 // revision counts changes of this package that change an SBOM, or the Problems that
 // come with it, where no setting below shows them.
-const revision = 3
+const revision = 4
 
 // config returns the configuration of every catalogue: that of the grype command,
 // without the files.

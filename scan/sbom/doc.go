@@ -66,7 +66,9 @@
 // a little wrong; the layer store has a quota and forgets what was not used for long.
 //
 // Cataloguers hide some errors of the file system that they look at. A resolver
-// around syft's own writes these down, and each is a Problem.
+// around syft's own writes these down, and each is a Problem. Where it was the machine
+// that failed (a full disk, no file left to open), there is no SBOM instead: a Problem
+// would be remembered for the image, and the next catalogue may go well.
 //
 // They also pass over some of what they read. So what syft found is held against what
 // the image's own lists say: each package that a dpkg or apk database has as installed,

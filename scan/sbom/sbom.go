@@ -252,10 +252,14 @@ func encode(found *syftsbom.SBOM, p *picture, seen *errorList) (*scan.SBOM, erro
 	for i, l := range p.layers {
 		layers[l.diffID.String()] = p.img.Layers[i].Digest
 	}
+	said := merged(unexcused(believed(found), p.files), passedOver(found, p.files))
+	if err := faulty(said, seen.all()); err != nil {
+		return nil, err
+	}
 	out := &scan.SBOM{
 		JSON:     buf.Bytes(),
 		Packages: found.Artifacts.Packages.PackageCount(),
-		Problems: problems(merged(unexcused(believed(found), p.files), passedOver(found, p.files)), seen.all(), layers),
+		Problems: problems(said, seen.all(), layers),
 	}
 	if d := found.Artifacts.LinuxDistribution; d != nil {
 		out.Distro, out.DistroVer = clean(d.ID, 100), clean(d.VersionID, 100)

@@ -33,9 +33,12 @@ func (noMatcher) Match(context.Context, string, scan.Database) (*scan.Matches, e
 	return nil, errors.New("no matcher in this test")
 }
 
-func newPool(t testing.TB) *worker.Pool {
+func newPool(t testing.TB, set ...func(*worker.Pool)) *worker.Pool {
 	p := &worker.Pool{Command: []string{os.Args[0]}, Env: []string{childVar + "=1"}, Size: 1, TempDir: t.TempDir(), Read: []string{os.TempDir()},
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, f := range set {
+		f(p)
+	}
 	t.Cleanup(func() { p.Close() })
 	if err := p.Start(t.Context()); err != nil {
 		t.Fatal(err)
