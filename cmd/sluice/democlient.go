@@ -21,7 +21,7 @@ type pullProgress struct {
 	mu    sync.Mutex // guards all
 	got   int64
 	total int64
-	blobs []digest.Digest
+	blobs []v1.Descriptor
 }
 
 func (p *pullProgress) add(n int64) {
@@ -34,7 +34,7 @@ func (p *pullProgress) expect(d v1.Descriptor) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.total += d.Size
-	p.blobs = append(p.blobs, digest.Digest(d.Digest.String()))
+	p.blobs = append(p.blobs, d)
 }
 
 func (p *pullProgress) sum() (got, total int64) {
@@ -43,14 +43,17 @@ func (p *pullProgress) sum() (got, total int64) {
 	return p.got, p.total
 }
 
-// first returns the lowest layer.
-func (p *pullProgress) first() digest.Digest {
+// largest returns the blob that has the most bytes.
+func (p *pullProgress) largest() digest.Digest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.blobs) < 2 {
-		return ""
+	var most v1.Descriptor
+	for _, b := range p.blobs {
+		if b.Size > most.Size {
+			most = b
+		}
 	}
-	return p.blobs[1]
+	return digest.Digest(most.Digest.String())
 }
 
 // pullImage pulls an image as docker does: the manifest, then config and layers side
