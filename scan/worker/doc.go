@@ -12,7 +12,8 @@
 //
 // A process serves several sessions at a time. It is replaced when it dies; what ran in
 // it is tried once more, by itself in a process of its own, so that an image that kills
-// its process each time takes no other image with it. A call whose context ends is
+// its process each time takes no other image with it, and from then on begins there. A
+// call whose context ends is
 // cancelled in the child, which has Grace to confirm; then the process is killed.
 // Nothing of a child outlives it: it has a process group and a directory of its own,
 // both are removed with it, and it dies with its parent.
@@ -27,7 +28,7 @@
 //	system calls    seccomp: those of a program that reads files and computes; no
 //	                sockets, no other programs or processes, no signals to others
 //	memory          Pool.MemoryLimit as GOMEMLIMIT, twice that as RLIMIT_DATA
-//	disk            Pool.TempLimit, measured twice a second while it works
+//	disk            Pool.TempLimit, measured twice a second
 //	open files      8192; no core files
 //	environment     TMPDIR, HOME, GOMEMLIMIT, GOGC; no file open but three pipes
 //
@@ -54,7 +55,12 @@
 // A process is not given to one session alone: a session lasts as long as its image
 // takes to arrive, which costs the worker nearly nothing.
 //
-// The child is not trusted. What it says is bounded; a result is named by a file in
+// One wall is missing: an image that takes over the code of its process could answer for
+// the images that come there after it, until the process ends. syft and grype are memory
+// safe, so that takes more than a parser's bug. A process for each image would end it,
+// would cost two seconds of a processor each, and forget what images share.
+//
+// The child is not trusted with anything else. What it says is bounded; a result is named by a file in
 // its directory, opened so that no link leads out of there; anything it says that is
 // not understood ends it. It gets no environment but what is named here, hence no
 // credentials of the gateway.

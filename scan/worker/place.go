@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -38,7 +40,66 @@ type Load struct {
 
 // Load returns what the pool does now.
 func (p *Pool) Load() Load {
-	return Load{Running: int(p.inside.Load()), Waiting: int(p.waiting.Load())}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	behind := 0
+	for _, pr := range p.slots {
+		if pr != nil {
+			behind += pr.behind()
+		}
+	}
+	return Load{Running: int(p.inside.Load()) - behind, Waiting: int(p.waiting.Load()) + behind}
+}
+
+// queue puts a session behind those that the process catalogues; the caller takes it out.
+func (pr *process) queue(session uint64) (leave func()) {
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	pr.turns = append(pr.turns, session)
+	return func() {
+		pr.mu.Lock()
+		defer pr.mu.Unlock()
+		pr.turns = slices.DeleteFunc(pr.turns, func(s uint64) bool { return s == session })
+	}
+}
+
+// waits reports whether a session is behind another.
+func (pr *process) waits(session uint64) bool {
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	return slices.Index(pr.turns, session) > 0
+}
+
+// behind returns how many sessions are behind another.
+func (pr *process) behind() int {
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	return max(0, len(pr.turns)-1)
+}
+
+// maxKillers bounds the images that are known to kill their process. Past it all are
+// forgotten, which costs a process each.
+const maxKillers = 1000
+
+// kills reports whether an image has killed a process that had nothing else to do.
+func (p *Pool) kills(image digest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.killers[image]
+}
+
+// note notes whether an image has killed a process that had nothing else to do.
+func (p *Pool) note(image digest.Digest, killed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !killed {
+		delete(p.killers, image)
+		return
+	}
+	if p.killers == nil || len(p.killers) >= maxKillers {
+		p.killers = map[digest.Digest]bool{}
+	}
+	p.killers[image] = true
 }
 
 // borrow waits for a place and returns a warm process with one more user: the one with the
@@ -86,14 +147,19 @@ func (p *Pool) choose(alone bool) (*process, error) {
 		return pr, err
 	}
 	var best *process
+	var failed error
 	for i := range p.size() {
 		pr, err := p.processLocked(i)
-		if err != nil {
-			return nil, err
+		if err != nil { // the others do
+			failed = err
+			continue
 		}
 		if best == nil || pr.burden() < best.burden() {
 			best = pr
 		}
+	}
+	if best == nil {
+		return nil, failed
 	}
 	best.users(1)
 	return best, nil

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluicegate/sluice/scan"
 )
 
@@ -159,6 +161,91 @@ func TestWaiting(t *testing.T) {
 	}
 	for _, s := range in[1:] {
 		s.Close()
+	}
+}
+
+// TestTurn: a process catalogues one image at a time, and those behind it say that they
+// wait.
+func TestTurn(t *testing.T) {
+	p, _ := started(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var in []scan.Session
+	done := make(chan error)
+	for _, ref := range []string{"hang", "hang"} {
+		s := begin(t, p, ref, 0)
+		defer s.Close()
+		in = append(in, s)
+		sitting(t, s)
+		if s.(*session).Waiting() {
+			t.Error("it waits for its own layers, and says that it waits for others")
+		}
+		go func() {
+			_, err := s.Catalogue(ctx)
+			done <- err
+		}()
+		eventually(t, "it is catalogued, or behind the other", func() bool { return p.Load() == Load{Running: 1, Waiting: len(in) - 1} })
+	}
+	if in[0].(*session).Waiting() || !in[1].(*session).Waiting() {
+		t.Error("the wrong one says that it waits")
+	}
+	cancel()
+	for range in {
+		<-done
+	}
+	eventually(t, "none waits any more", func() bool { return p.Load().Waiting == 0 })
+}
+
+// TestKnownKiller: an image that killed a process which it had for itself kills none that
+// others are in from then on; and is among them again once it kills no more.
+func TestKnownKiller(t *testing.T) {
+	p, log := started(t, 1)
+	if _, err := scanned(t, p, "crash"); err == nil {
+		t.Fatal("it should have crashed")
+	}
+	shared := first(t, p)
+	for range 2 {
+		neighbour := begin(t, p, "fine", 2)
+		defer neighbour.Close()
+		if sitting(t, neighbour) != shared {
+			t.Fatal("the neighbour has another process")
+		}
+		if _, err := scanned(t, p, "crash"); err == nil || !strings.Contains(err.Error(), "exit status 2") {
+			t.Errorf("again: %v", err)
+		}
+		land(t, neighbour, 2)
+		if got, err := neighbour.Catalogue(t.Context()); err != nil || got.Packages != 2 {
+			t.Errorf("its neighbour: %v, %v", got, err)
+		}
+	}
+	if err := shared.reason(); err != nil {
+		t.Errorf("the process of others ended: %v\n%s", err, log)
+	}
+	p.note(digest.FromString("fine"), true)
+	for range 2 {
+		if got, err := scanned(t, p, "fine"); err != nil || got.Packages != 2 {
+			t.Errorf("one that killed before: %v, %v", got, err)
+		}
+	}
+	if p.kills(digest.FromString("fine")) {
+		t.Error("that it killed once is held against it for ever")
+	}
+}
+
+// TestOneThatCantStart: where a process can't be replaced, the others do the work.
+func TestOneThatCantStart(t *testing.T) {
+	p, log := started(t, 2)
+	p.mu.Lock()
+	p.Command = []string{"/nowhere"}
+	pr := p.slots[0]
+	p.mu.Unlock()
+	pr.kill(errors.New("killed by a test"))
+	ended(t, pr)
+	eventually(t, "it can't be replaced", func() bool { return strings.Contains(log.String(), "can't be replaced") })
+	for range 3 {
+		if got, err := scanned(t, p, "fine"); err != nil || got.Packages != 2 {
+			t.Fatalf("%v, %v", got, err)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sluicegate/sluice/scan"
@@ -67,12 +68,13 @@ type Pool struct {
 	open  context.Context //nolint:containedctx // ends when the pool is closed
 	end   context.CancelCauseFunc
 
-	mu     sync.Mutex        // guards all below
-	slots  []*process        // nil where there is none
-	extra  map[*process]bool // those in no slot
-	walls  *Walls            // around the child that was last warm
-	closed bool
-	tasks  sync.WaitGroup // watching processes, and sessions
+	mu      sync.Mutex             // guards all below
+	slots   []*process             // nil where there is none
+	extra   map[*process]bool      // those in no slot
+	walls   *Walls                 // around the child that was last warm
+	killers map[digest.Digest]bool // images that killed a process that they had for themselves
+	closed  bool
+	tasks   sync.WaitGroup // watching processes, and sessions
 }
 
 var _ scan.Engine = (*Pool)(nil)

@@ -201,7 +201,7 @@ func ended(t *testing.T, pr *process) {
 // begin begins a session for an image of n layers.
 func begin(t *testing.T, p *Pool, ref string, n int) scan.Session {
 	t.Helper()
-	img := scan.Image{Reference: ref, Manifest: []byte("{}"), Config: []byte("{}")}
+	img := scan.Image{Reference: ref, Digest: digest.FromString(ref), Manifest: []byte("{}"), Config: []byte("{}")}
 	for range n {
 		img.Layers = append(img.Layers, ocispec.Descriptor{})
 	}

@@ -34,9 +34,10 @@ type process struct {
 	os      *os.Process // nil once it has ended
 	waiting map[uint64]chan response
 	next    uint64
-	load    int    // sessions and matches on it
-	fatal   string // what Go said of its end on standard error
-	err     error  // why it ended, or is about to
+	load    int      // sessions and matches on it
+	turns   []uint64 // sessions that are catalogued, one at a time, and those behind it
+	fatal   string   // what Go said of its end on standard error
+	err     error    // why it ended, or is about to
 }
 
 // start starts a child and returns at once: see process.warm.

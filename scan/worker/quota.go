@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// measureEvery is how often a child's directory is measured while it works. A disk
-	// that writes 2 GB a second is past a quota by so much at most.
+	// measureEvery is how often a child's directory is measured, also while it has nothing
+	// to do: it may have been taken over. A disk that writes 2 GB a second is past a quota
+	// by so much at most.
 	measureEvery = 500 * time.Millisecond
 	// maxFiles is how many files and directories a child may keep. A catalogue keeps a
 	// few for each layer, and unpacks one archive at a time.
@@ -39,9 +40,6 @@ func (pr *process) keepQuota(over <-chan struct{}) {
 		case <-over:
 			return
 		case <-t.C:
-		}
-		if pr.users(0) == 0 {
-			continue
 		}
 		if err := pr.measure(); err != nil {
 			pr.kill(err)

@@ -17,7 +17,8 @@ import (
 
 // A session is one image in one process. It waits for its place beside its caller, who
 // may bring layers before; when the process dies, it is begun once more in one that has
-// nothing else to do.
+// nothing else to do. An image that killed such a one has no place before its layers are
+// all there.
 type session struct {
 	p       *Pool
 	ctx     context.Context // of the session: scan.Session has no room for one in its methods
@@ -28,7 +29,7 @@ type session struct {
 
 	mu     sync.Mutex // guards all below
 	layers map[int]string
-	at     *seat
+	at     *seat // nil until it has begun, and for an image that kills
 	err    error // why it could not begin
 }
 
@@ -37,6 +38,7 @@ type seat struct {
 	p       *Pool
 	pr      *process
 	id      uint64
+	image   digest.Digest
 	release func()
 	once    sync.Once
 }
@@ -59,6 +61,10 @@ func (p *Pool) Begin(ctx context.Context, img scan.Image, diffIDs []digest.Diges
 
 // begin takes a place for the session and keeps it until that ends.
 func (s *session) begin() {
+	if s.p.kills(s.img.Digest) {
+		close(s.begun)
+		return
+	}
 	at, err := s.sit(s.ctx, s.p.room().sessions)
 	if errors.Is(err, errDoomed) && s.ctx.Err() == nil {
 		at, err = s.sit(s.ctx, s.p.room().sessions)
@@ -84,7 +90,7 @@ func (s *session) sit(ctx context.Context, room *semaphore.Weighted) (*seat, err
 	if err != nil {
 		return nil, err
 	}
-	at := &seat{p: s.p, pr: pr, id: s.p.sessions.Add(1), release: release}
+	at := &seat{p: s.p, pr: pr, id: s.p.sessions.Add(1), image: s.img.Digest, release: release}
 	err = s.p.answered(ctx, pr, request{Op: opBegin, Session: at.id, Image: s.img, DiffIDs: s.diffIDs})
 	if err != nil {
 		at.leave() // it may have begun all the same
@@ -119,14 +125,20 @@ const answerTimeout = 10 * time.Second
 
 var errMute = errors.New("the worker process did not answer, and was killed")
 
-// Waiting reports whether the session waits for a place.
+// Waiting reports whether the session waits for a place, or its process for another one's
+// catalogue.
 func (s *session) Waiting() bool {
+	if s.ctx.Err() != nil {
+		return false
+	}
 	select {
 	case <-s.begun:
-		return false
 	default:
-		return s.ctx.Err() == nil
+		return true
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at != nil && s.at.pr.waits(s.at.id)
 }
 
 func (s *session) Layer(i int, path string) error {
@@ -158,21 +170,33 @@ func (s *session) Catalogue(ctx context.Context) (*scan.SBOM, error) {
 	if err != nil {
 		return nil, err
 	}
+	if at == nil {
+		return s.alone(ctx)
+	}
 	b, err := at.catalogue(ctx)
 	if err == nil || !at.died() || ctx.Err() != nil || s.ctx.Err() != nil {
 		return b, err
 	}
 	s.p.log().Warn("a worker process died with an image in it, which is tried once more by itself", "image", s.img.Digest, "reason", at.pr.reason())
 	at.leave()
+	return s.alone(ctx)
+}
+
+// alone catalogues the image in a process that has nothing else to do.
+func (s *session) alone(ctx context.Context) (*scan.SBOM, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
-	again, second := s.sit(ctx, s.p.room().alone)
-	if second != nil {
-		return nil, errors.Join(err, second)
+	at, err := s.sit(ctx, s.p.room().alone)
+	if err != nil {
+		return nil, err
 	}
-	defer again.leave() // there is one such place, and others may need it
-	return again.catalogue(ctx)
+	defer at.leave() // there is one such place, and others may need it
+	b, err := at.catalogue(ctx)
+	if err == nil || at.died() && ctx.Err() == nil {
+		s.p.note(s.img.Digest, err != nil)
+	}
+	return b, err
 }
 
 // Close has the child end the session and does not wait for it. If the child is still
@@ -204,6 +228,7 @@ func (at *seat) layer(i int, path string) error {
 }
 
 func (at *seat) catalogue(ctx context.Context) (*scan.SBOM, error) {
+	defer at.pr.queue(at.id)()
 	res, err := at.pr.call(ctx, request{Op: opCatalogue, Session: at.id}, at.p.grace())
 	if err != nil {
 		return nil, wrap(err)
@@ -227,6 +252,7 @@ func (at *seat) leave() {
 		defer cancel()
 		if _, err := at.pr.call(ctx, request{Op: opClose, Session: at.id}, 0); errors.Is(err, context.DeadlineExceeded) {
 			at.pr.kill(errors.New("the worker process worked on after its image was given up, and was killed"))
+			at.p.note(at.image, true)
 		}
 	})
 }

@@ -195,6 +195,12 @@ func act(ref, dir string) (out []string, err error) {
 			time.Sleep(time.Millisecond) // other tests need the disk too
 			runtime.KeepAlive(open)
 		}
+	case "lurk": // works on once it was given up
+		go func() {
+			time.Sleep(200 * time.Millisecond)
+			_, _ = act("fill", dir)
+		}()
+		return []string{"nothing"}, nil
 	case "litter": // more files than it may have, and no more: other tests need the disk too
 		for i := range maxFiles + 1 {
 			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
@@ -374,6 +380,23 @@ func TestExhaustion(t *testing.T) {
 				t.Errorf("the next scan: %v", err)
 			}
 		})
+	}
+}
+
+// TestLurker: a child that fills the disk when it has nothing to do is ended, too.
+func TestLurker(t *testing.T) {
+	p, log := pool(t, "serve", 1)
+	p.TempLimit = 64 << 20
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := first(t, p)
+	if _, err := scanned(t, p, "lurk"); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, before)
+	if err := before.reason(); !strings.Contains(err.Error(), "temporary space") {
+		t.Errorf("%v\n%s", err, log)
 	}
 }
 
