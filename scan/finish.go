@@ -42,6 +42,9 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 		}
 	}
 	rec := sc.record()
+	if !stored {
+		rec.Kept = sc.s.now().UTC()
+	}
 	var writing sync.WaitGroup // beside the match, which takes nothing of it
 	writing.Go(func() {
 		defer Timed(ctx, StepStore)()

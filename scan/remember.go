@@ -34,10 +34,13 @@ const (
 const schema = "1"
 
 // How long things are remembered after they were made: long enough that what is still
-// pulled is rarely made again, short enough that the rest goes away.
+// pulled is rarely made again, short enough that the rest goes away. An image and its SBOM
+// are kept on when somebody asks for its verdict renewAfter later, since new databases need
+// them for as long as the image is in use.
 const (
 	contentTTL = 90 * 24 * time.Hour // layers, images, SBOMs
 	verdictTTL = 30 * 24 * time.Hour // of one database: the next is a day away
+	renewAfter = 30 * 24 * time.Hour
 )
 
 // How long a verdict stands that needed no database: a day, so that a fault of ours
@@ -53,6 +56,7 @@ type imageRecord struct {
 	SBOM    string    `json:"sbom,omitempty"`    // the id of its SBOM's key
 	Guard   []Problem `json:"guard,omitempty"`   // what the guard saw in its layers
 	Outcome *Verdict  `json:"outcome,omitempty"` // in place of an SBOM: settled without one
+	Kept    time.Time `json:"kept,omitzero"`     // when this and the SBOM were last written together
 }
 
 func (s *Scanner) layerKey(d ocispec.Descriptor) cache.Key {
@@ -211,6 +215,28 @@ func decodeSBOM(packed []byte) (*SBOM, error) {
 		return nil, err
 	}
 	return &SBOM{JSON: plain[end:], Packages: head.Packages, Distro: head.Distro, DistroVer: head.DistroVer, Problems: head.Problems}, nil
+}
+
+// renew has an image's record and its SBOM kept on, where that was not done lately. That
+// it can't be done is logged: the next one who asks tries again.
+func (s *Scanner) renew(ctx context.Context, d digest.Digest, rec *imageRecord) {
+	if s.now().Sub(rec.Kept) < renewAfter {
+		return
+	}
+	k := cache.Name(kindSBOM, rec.SBOM)
+	packed, err := s.Store.Get(ctx, k)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = s.Store.Put(ctx, k, packed, contentTTL)
+	}
+	if err != nil {
+		s.log().Warn("an SBOM is not kept on", "key", k, "error", err)
+		return
+	}
+	rec.Kept = s.now().UTC()
+	s.put(ctx, s.imageKey(d), rec, contentTTL)
 }
 
 // getSBOM reads the SBOM with the key id given. A miss wraps fs.ErrNotExist, and so does

@@ -64,6 +64,7 @@ func (s *Scanner) Known(ctx context.Context, d digest.Digest) (*Verdict, error) 
 		if rec.Outcome != nil {
 			return rec.Outcome, nil
 		}
+		s.renew(ctx, d, rec)
 		if v, err := s.matched(ctx, rec); err == nil {
 			return v, nil
 		} else if !errors.Is(err, fs.ErrNotExist) && !databaseError(err) {
