@@ -198,6 +198,7 @@ func (p *Pool) bury(pr *process) {
 	defer p.mu.Unlock()
 	delete(p.extra, pr)
 	if reason := pr.reason(); !p.closed && !errors.Is(reason, errIdle) {
+		p.deaths.Add(1)
 		p.log().Warn("a worker process ended", "pid", pr.pid, "reason", reason)
 	}
 }

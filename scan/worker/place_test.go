@@ -218,6 +218,7 @@ func TestKnownKiller(t *testing.T) {
 			t.Errorf("its neighbour: %v, %v", got, err)
 		}
 	}
+	eventually(t, "each death is counted", func() bool { return p.Deaths() == 4 })
 	if err := shared.reason(); err != nil {
 		t.Errorf("the process of others ended: %v\n%s", err, log)
 	}
