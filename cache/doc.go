@@ -48,7 +48,7 @@
 //	                                           image last; at most 100
 //	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
 //	                                           was in use, and when
-//	lease       Name(work)                     value: who does it                   100 B      some minutes, renewed
+//	lease       Name(work)                     value: who does it                   100 B      5 s to 1 minute, renewed
 //	fence       Name(work)                     value: token of who did it last      50 B       24 hours
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
 //	raised      Name(event's id)               value: when                          30 B       30 days

@@ -69,7 +69,7 @@ func Acquire(ctx context.Context, s Store, name, holder string, life time.Durati
 	case !kept:
 		return nil, fmt.Errorf("%s: %w", name, ErrHeld)
 	}
-	l.ctx, l.lose = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.ctx, l.lose = context.WithCancelCause(ctx)
 	go l.keep(began)
 	return l, nil
 }
@@ -104,7 +104,8 @@ func nextToken(ctx context.Context, s Store, k Key, me string) (uint64, error) {
 	}
 }
 
-// Context ends, with the cause ErrLost, when the lease was lost, and when it is released.
+// Context is that of Acquire. It ends, with the cause ErrLost, when the lease was lost, and
+// when it is released.
 func (l *Lease) Context() context.Context { return l.ctx }
 
 // Release gives the lease back, so that another may have it at once.

@@ -101,6 +101,9 @@ type Gateway struct {
 	// context, and what it returns when the pull was decided. Both must not block.
 	Trace func(context.Context) func(*Journey)
 	Now   func() time.Time // nil: time.Now
+	// Replica names this gateway among those that share its Store, for whoever looks at
+	// what they agree on there. Empty: it shares it with nobody.
+	Replica string
 
 	ctx     context.Context // of pulls; ends when the gateway is closed for good
 	cancel  context.CancelFunc

@@ -147,12 +147,16 @@ func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
 	case !isMiss(err):
 		return nil, storeDown(err)
 	}
-	return g.fetchAndScan(ctx, p)
+	if g.Replica == "" {
+		return g.fetchAndScan(ctx, p, 0)
+	}
+	return g.scanOnce(ctx, p)
 }
 
 // fetchAndScan brings config and layers into the spool and through the stream guard,
-// side by side, and has them catalogued and matched.
-func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, error) {
+// side by side, and has them catalogued and matched. fence is the token of the lease that
+// it does this under, 0 for none.
+func (g *Gateway) fetchAndScan(ctx context.Context, p *pull, fence uint64) (*scan.Verdict, error) {
 	var total int64
 	for _, d := range p.m.descriptors() {
 		total += d.Size
@@ -183,6 +187,7 @@ func (g *Gateway) fetchAndScan(ctx context.Context, p *pull) (*scan.Verdict, err
 		Manifest:  p.m.Body,
 		Config:    config,
 		Layers:    p.m.layers,
+		Fence:     fence,
 	})
 	if err != nil {
 		return nil, err

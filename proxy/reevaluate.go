@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"slices"
 	"time"
 
@@ -104,8 +103,7 @@ func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) error {
 		g.follows = db.Checksum
 		return nil
 	}
-	host, _ := os.Hostname() // only shown
-	lease, err := cache.Acquire(ctx, g.Store, reviewWork+db.Checksum, host, reviewLease)
+	lease, err := cache.Acquire(ctx, g.Store, reviewWork+db.Checksum, cmp.Or(g.Replica, "this gateway"), reviewLease)
 	if errors.Is(err, cache.ErrHeld) {
 		return nil
 	}
@@ -113,11 +111,8 @@ func (g *Gateway) reviewBy(ctx context.Context, db scan.Database) error {
 		return err
 	}
 	defer lease.Release()
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	defer context.AfterFunc(lease.Context(), func() { end(context.Cause(lease.Context())) })()
-	err = g.walkBy(ctx, db)
-	if lost := context.Cause(ctx); errors.Is(lost, cache.ErrLost) {
+	err = g.walkBy(lease.Context(), db)
+	if lost := context.Cause(lease.Context()); errors.Is(lost, cache.ErrLost) {
 		return lost
 	}
 	return err

@@ -21,7 +21,7 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 		if v.Scan.State == Limit {
 			ttl = limitTTL
 		}
-		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), imageRecord{Outcome: v}, ttl)
+		sc.s.publish(ctx, sc.img.Digest, &imageRecord{Outcome: v, Fence: sc.img.Fence}, ttl)
 		return v, nil
 	}
 	if !sc.allKnown() {
@@ -31,7 +31,7 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 		sc.lookUp(ctx)
 	}
 	if sc.verdict != nil {
-		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), sc.record(), contentTTL)
+		sc.s.publish(ctx, sc.img.Digest, sc.record(), contentTTL)
 		return sc.verdict, context.Cause(ctx)
 	}
 	stored := sc.sbom != nil
@@ -51,7 +51,7 @@ func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 		if !stored {
 			sc.s.putSBOM(ctx, sc.sbomKey, sc.sbom)
 		}
-		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), rec, contentTTL)
+		sc.s.publish(ctx, sc.img.Digest, rec, contentTTL)
 	})
 	defer writing.Wait()
 	return sc.s.match(ctx, rec, sc.sbom)
@@ -80,7 +80,7 @@ func (sc *Scan) catalogue(ctx context.Context) (*Verdict, error) {
 	switch {
 	case errors.As(err, &content):
 		v := sc.s.refused(Problem{Kind: KindImageUnreadable, Detail: content.Detail})
-		sc.s.put(ctx, sc.s.imageKey(sc.img.Digest), imageRecord{Outcome: v}, outcomeTTL)
+		sc.s.publish(ctx, sc.img.Digest, &imageRecord{Outcome: v, Fence: sc.img.Fence}, outcomeTTL)
 		return v, nil
 	case err != nil:
 		return sc.s.failed(CauseScanFailed, inTime(err, KindCatalogueFailed, KindCatalogueTimeout), fmt.Errorf("catalogue its packages: %w", err)), nil

@@ -43,6 +43,11 @@ type Image struct {
 	Manifest  []byte               // at most 4 MiB
 	Config    []byte               // at most 8 MiB, verified against the manifest
 	Layers    []ocispec.Descriptor // bottom first, as in Manifest
+
+	// Fence is the token of the lease under which the image is scanned, where several
+	// processes share the Store: what was found under an earlier one doesn't replace what
+	// was found under a later one. 0 for none.
+	Fence uint64
 }
 
 // A Problem is something in an image that could not be read or matched. One is

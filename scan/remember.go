@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -57,6 +58,7 @@ type imageRecord struct {
 	Guard   []Problem `json:"guard,omitempty"`   // what the guard saw in its layers
 	Outcome *Verdict  `json:"outcome,omitempty"` // in place of an SBOM: settled without one
 	Kept    time.Time `json:"kept,omitzero"`     // when this and the SBOM were last written together
+	Fence   uint64    `json:"fence,omitempty"`   // of the lease that it was scanned under
 }
 
 func (s *Scanner) layerKey(d ocispec.Descriptor) cache.Key {
@@ -162,6 +164,33 @@ func (s *Scanner) put(ctx context.Context, k cache.Key, v any, ttl time.Duration
 	b, err := json.Marshal(v)
 	if err == nil {
 		err = s.Store.Put(ctx, k, b, ttl)
+	}
+	if err != nil {
+		s.log().Warn("a result is not remembered", "key", k, "error", err)
+	}
+}
+
+// publish stores what an image's digest leads to, unless somebody has who got the lease on
+// its scan later: of two who scan one image, since one of them was taken for dead, the
+// later one's word counts.
+func (s *Scanner) publish(ctx context.Context, d digest.Digest, rec *imageRecord, ttl time.Duration) {
+	k := s.imageKey(d)
+	if rec.Fence == 0 {
+		s.put(ctx, k, rec, ttl)
+		return
+	}
+	b, err := json.Marshal(rec)
+	for stored := false; err == nil && !stored; {
+		var there []byte
+		if there, err = s.Store.PutNew(ctx, k, b, ttl); err != nil || bytes.Equal(there, b) {
+			break
+		}
+		old := new(imageRecord)
+		if json.Unmarshal(there, old) == nil && old.check() == nil && old.Fence > rec.Fence {
+			s.log().Info("what another replica has found meanwhile stands", "image", d)
+			return
+		}
+		stored, err = s.Store.PutIf(ctx, k, there, b, ttl)
 	}
 	if err != nil {
 		s.log().Warn("a result is not remembered", "key", k, "error", err)

@@ -161,7 +161,7 @@ func (sc *Scan) known() bool { return sc.sbom != nil || sc.verdict != nil }
 
 // record is what leads from the image to its SBOM.
 func (sc *Scan) record() *imageRecord {
-	return &imageRecord{SBOM: sc.sbomKey.ID(), Guard: sc.guardProblems()}
+	return &imageRecord{SBOM: sc.sbomKey.ID(), Guard: sc.guardProblems(), Fence: sc.img.Fence}
 }
 
 // leftBudget returns what the layers yet to be read may hold together.
