@@ -173,7 +173,9 @@ func (sc *Scan) leftBudget() *layer.Budget {
 			entries -= int64(p.result.Entries)
 		}
 	}
-	return layer.NewBudget(max(bytes, 0), max(entries, 0))
+	b := layer.NewBudget(max(bytes, 0), max(entries, 0))
+	b.Large = &sc.s.large
+	return b
 }
 
 // miscounted reports whether the config names another number of layers than the

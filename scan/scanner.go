@@ -39,6 +39,7 @@ type Scanner struct {
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // nil: time.Now
 
+	large    layer.Large
 	flights  flights
 	verdicts cache.Memo[cache.Key, *Verdict] // reading one takes milliseconds, and every request for an image needs its own
 	lists    cache.Memo[cache.Key, []Package]

@@ -108,7 +108,16 @@ func (p *pass) run(dst io.Writer) error {
 	if p.res.Format != None && isHeader(head) {
 		p.note(AmbiguousFormat, "", "begins as "+string(p.res.Format)+" data and as a tar: runtimes differ in what they take it for")
 	}
-	z, err := inflater(br, p.res.Format, p.lim, p.note)
+	lim := p.lim
+	if p.res.Format == Zstd {
+		var leave func()
+		if lim.Window, leave, err = p.budget.window(p.src.ctx, head, lim.Window); err != nil {
+			return err
+		}
+		defer leave()
+		p.begin = time.Now() // to wait is no work
+	}
+	z, err := inflater(br, p.res.Format, lim, p.note)
 	if err != nil {
 		return err
 	}

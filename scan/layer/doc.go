@@ -46,7 +46,8 @@
 //
 // Memory. A pass takes 3 MiB, and the book at most 40 bytes for each path: 25 MiB more
 // for 300,000 entries and whiteouts. A header takes up to 5 MiB while it is read, a zstd
-// frame its window. All of it is given back at the end; nothing is allocated from a size
+// frame its window, of which one at a time may have more than 32 MiB. All of it is given
+// back at the end; nothing is allocated from a size
 // that a stranger names.
 //
 // A verdict on content needs its digest. A bit that flips on the way would else
