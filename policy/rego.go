@@ -51,16 +51,11 @@ type sources struct {
 // ConfigMap.
 func readSources(fsys fs.FS, prefix string) (sources, error) {
 	s, total := sources{texts: map[string]string{}}, 0
-	err := fs.WalkDir(fsys, ".", func(name string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case name != "." && strings.HasPrefix(e.Name(), "."):
-			if e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		case e.IsDir() || path.Ext(name) != ".rego" && !isData(name) && !maybeManifest(name):
+	err := WalkFiles(fsys, func(name string) error {
+		switch ext := path.Ext(name); {
+		case ext != ".rego" && strings.EqualFold(ext, ".rego"):
+			return fmt.Errorf("%s would not be read: name it *.rego", name)
+		case ext != ".rego" && !isData(name) && !maybeManifest(name):
 			return nil
 		}
 		info, err := fs.Stat(fsys, name)
@@ -222,7 +217,7 @@ func compileModules(ctx context.Context, modules map[string]*ast.Module, src sou
 	if c.Compile(modules); c.Failed() {
 		return nil, compileError(c.Errors)
 	}
-	return c, src.missing(c)
+	return c, cmp.Or(src.missing(c), misspelt(modules))
 }
 
 func newCompiler() *ast.Compiler {
@@ -274,6 +269,9 @@ func parse(src sources) (modules map[string]*ast.Module, tests int, err error) {
 			return nil, 0, fmt.Errorf("%s: %w", name, err)
 		case isTest(name):
 			tests++
+			if err := testsOnly(m); err != nil {
+				return nil, 0, err
+			}
 		default:
 			modules[name] = m
 		}
@@ -282,6 +280,18 @@ func parse(src sources) (modules map[string]*ast.Module, tests int, err error) {
 		return nil, 0, compileError(errs)
 	}
 	return modules, tests, nil
+}
+
+// testsOnly returns an error where a file of tests has what would decide if it were in
+// another.
+func testsOnly(m *ast.Module) error {
+	if _, below := packageBelow(m.Package); !below {
+		return nil
+	}
+	if r := firstRule(m, "violations", "warnings"); r != nil {
+		return fmt.Errorf("%s: a file named *_test.rego holds tests and takes no part in deciding, but this one defines %s; rename it, or its package", r.Loc(), r.Head.Ref())
+	}
+	return nil
 }
 
 func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
@@ -330,12 +340,12 @@ func entrypoints(modules map[string]*ast.Module, others bool) (packages []string
 		packages = append(packages, pkg)
 	}
 	if len(packages) == 0 && others {
-		return nil, "true", nil
+		return nil, "true", passedOver(modules)
 	}
 	if len(packages) == 0 {
 		return nil, "", errors.New("no policies: no package below sluice.policies defines violations or warnings")
 	}
-	return packages, strings.Join(q, "; "), nil
+	return packages, strings.Join(q, "; "), passedOver(modules)
 }
 
 // packageBelow returns the name of a package below data.sluice.policies.

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -73,6 +74,11 @@ func (e *Engine) watch(w *fsnotify.Watcher) {
 	_ = w.Add(e.c.Dir) // WalkDir below doesn't follow a link
 	_ = filepath.WalkDir(e.c.Dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
+		case err == nil && d.Type() == fs.ModeSymlink: // what is below the folder that it leads to is polled
+			if info, err := os.Stat(path); err == nil && info.IsDir() {
+				_ = w.Add(path)
+			}
+			return nil
 		case err != nil || !d.IsDir():
 			return nil
 		case path != e.c.Dir && strings.HasPrefix(d.Name(), "."):

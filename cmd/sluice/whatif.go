@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -228,31 +228,15 @@ func candidateBody(name string) ([]byte, error) {
 // policyFiles reads what a gateway may read of a folder of policies.
 func policyFiles(dir string) (map[string]string, error) {
 	files, total := map[string]string{}, 0
-	dir, err := filepath.EvalSymlinks(dir) // WalkDir follows no link
-	if err != nil {
-		return nil, err
-	}
-	err = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case name != dir && strings.HasPrefix(e.Name(), "."):
-			if e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		case e.IsDir() || !slices.Contains([]string{".rego", ".json", ".yaml", ".yml"}, filepath.Ext(name)):
+	err := policy.WalkFiles(os.DirFS(dir), func(name string) error {
+		if !slices.Contains([]string{".rego", ".json", ".yaml", ".yml"}, strings.ToLower(path.Ext(name))) {
 			return nil
 		}
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return err
+		b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
+		if total += len(b); err == nil && total > maxPolicyFiles {
+			err = fmt.Errorf("%s: more than %s of policies", dir, bytesText(maxPolicyFiles))
 		}
-		if total += len(b); total > maxPolicyFiles {
-			return fmt.Errorf("%s: more than %s of policies", dir, bytesText(maxPolicyFiles))
-		}
-		rel, err := filepath.Rel(dir, name)
-		files[filepath.ToSlash(rel)] = string(b)
+		files[name] = string(b)
 		return err
 	})
 	return files, err
