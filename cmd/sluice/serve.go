@@ -117,7 +117,7 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
-	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.warmUp, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions}
+	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions}
 	for dir, engine := range h.policies {
 		watched["policies "+h.policyName(dir)] = engine.Run
 	}
@@ -332,6 +332,15 @@ func (h *house) warmUp(ctx context.Context) error {
 	}
 	h.warm.Store(&text)
 	return err
+}
+
+// keepWorkers warms the worker processes up, and keeps them up until ctx ends.
+func (h *house) keepWorkers(ctx context.Context) error {
+	if err := h.warmUp(ctx); err != nil && ctx.Err() == nil {
+		h.log.Error("a worker could not be started; it is tried again", "error", err)
+	}
+	h.workers.Keep(ctx)
+	return nil
 }
 
 func (h *house) workerCheck() check {

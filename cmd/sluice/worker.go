@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -51,14 +52,26 @@ func reportWorkers(p *worker.Pool, log *slog.Logger) {
 	log.Info("workers are warm", "workers", p.Size, "memory_each", bytesText(p.MemoryLimit), "temp_each", bytesText(p.TempLimit), "cores", cores, "memory", bytesText(memory), "walls", p.Walls())
 }
 
+// coldFor is how long there may be no worker process that can be asked: to replace one
+// takes seconds, and an image that ends them is no reason to take the gateway away.
+const coldFor = time.Minute
+
 // workersCheck is the readiness of workers, with how many there are and what keeps them in.
 func workersCheck(p *worker.Pool, warm *string) check {
 	if warm == nil {
 		return check{"worker", false, "starting"}
 	}
-	c := check{Name: "worker", OK: *warm == "", Detail: *warm}
-	if w := p.Walls(); w != nil && c.OK {
-		c.Detail = fmt.Sprintf("%s of %s each; %s", plural(p.Size, "worker"), bytesText(p.MemoryLimit), w)
+	n, cold := p.Warm()
+	w := p.Walls()
+	switch {
+	case w == nil: // none ever was
+		return check{"worker", false, *warm}
+	case n == 0 && time.Since(cold) > coldFor:
+		return check{"worker", false, "none is ready since " + cold.UTC().Format(time.RFC3339) + "; the log says why"}
+	}
+	c := check{Name: "worker", OK: true, Detail: fmt.Sprintf("%s of %s each; %s", plural(p.Size, "worker"), bytesText(p.MemoryLimit), w)}
+	if n < p.Size {
+		c.Detail += fmt.Sprintf("; %d not ready yet", p.Size-n)
 	}
 	return c
 }
@@ -73,6 +86,7 @@ func measureWorkers(p *worker.Pool) []prometheus.Collector {
 	}
 	return []prometheus.Collector{
 		gauge("sluice_workers", "Processes that catalogue and match.", nil, func() float64 { return float64(p.Size) }),
+		gauge("sluice_workers_warm", "Of these, those that can be asked now.", nil, func() float64 { n, _ := p.Warm(); return float64(n) }),
 		gauge("sluice_worker_memory_limit_bytes", "Memory that one worker process should not use more of; at twice as many it ends.", nil, func() float64 { return float64(p.MemoryLimit) }),
 		gauge("sluice_scans_running", "Images and matches in worker processes now.", nil, func() float64 { return float64(p.Load().Running) }),
 		gauge("sluice_scans_waiting", "Images and matches that wait for a free worker process.", nil, func() float64 { return float64(p.Load().Waiting) }),

@@ -250,6 +250,45 @@ func TestOneThatCantStart(t *testing.T) {
 	}
 }
 
+// TestKeep: processes that could not be started, or ended before they were warm, are
+// tried again, whether anybody asks for one or not.
+func TestKeep(t *testing.T) {
+	p, log := pool(t, "exit", 2)
+	p.every = 10 * time.Millisecond
+	if err := p.Start(t.Context()); err == nil {
+		t.Fatal("processes that end at once are said to be warm")
+	}
+	command := func(name, child string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.Command, p.Env = []string{name}, []string{childVar + "=" + child}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		p.Keep(ctx)
+		close(done)
+	}()
+	defer func() { cancel(); <-done }()
+	both := func() bool { n, since := p.Warm(); return n == 2 && since.IsZero() }
+	if n, since := p.Warm(); n != 0 || !since.IsZero() {
+		t.Errorf("%d are warm, since %v", n, since)
+	}
+	command(os.Args[0], "serve")
+	eventually(t, "they are up", both)
+
+	command("/nowhere", "")
+	for i := range 2 {
+		if pr, err := p.process(i); err == nil {
+			pr.kill(errors.New("killed by a test"))
+		}
+	}
+	eventually(t, "none is up", func() bool { n, since := p.Warm(); return n == 0 && !since.IsZero() })
+	eventually(t, "it is said", func() bool { return strings.Contains(log.String(), "tried again") })
+	command(os.Args[0], "serve")
+	eventually(t, "they are up again", both)
+}
+
 func TestFit(t *testing.T) {
 	const gib = 1 << 30
 	for _, tt := range []struct {

@@ -59,6 +59,8 @@ type Pool struct {
 
 	Log *slog.Logger // nil: nothing is logged
 
+	every time.Duration // see keepEvery, which it is where it is 0
+
 	sessions        atomic.Uint64
 	waiting, inside atomic.Int64
 	deaths          atomic.Int64
@@ -73,6 +75,7 @@ type Pool struct {
 	extra   map[*process]bool      // those in no slot
 	walls   *Walls                 // around the child that was last warm
 	killers map[digest.Digest]bool // images that killed a process that they had for themselves
+	cold    time.Time              // since when no process is warm; zero while one is, or none ever was
 	closed  bool
 	tasks   sync.WaitGroup // watching processes, and sessions
 }
@@ -170,14 +173,17 @@ func (p *Pool) processLocked(i int) (*process, error) {
 	return pr, nil
 }
 
-// watch replaces pr when it ends. One that never got warm is replaced only when
-// somebody asks, so that what can't work isn't tried for ever.
+// watch replaces pr when it ends. One that never got warm is replaced when somebody asks
+// or Keep comes round, so that what can't work isn't tried all the time.
 func (p *Pool) watch(i int, pr *process) {
 	<-pr.done
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.slots[i] == pr {
 		p.slots[i] = nil
+	}
+	if p.walls != nil && p.cold.IsZero() && p.warmLocked() == 0 {
+		p.cold = time.Now()
 	}
 	if p.closed {
 		return
@@ -302,7 +308,7 @@ func wrap(err error) error { return fmt.Errorf("worker: %w", err) }
 func (p *Pool) raised(w Walls) {
 	p.mu.Lock()
 	news := p.walls == nil || p.walls.whole() != w.whole()
-	p.walls = &w
+	p.walls, p.cold = &w, time.Time{}
 	p.mu.Unlock()
 	switch {
 	case news && w.whole():
