@@ -123,7 +123,7 @@ func (e *Engine) updates(ctx context.Context, s *snapshot, in Input, x Explanati
 		for _, f := range r.Findings {
 			if id := [2]string{f.Package.Name, f.Package.Version}; r.Blocks && len(f.Fix.Versions) > 0 && !updated[id] {
 				updated[id] = true
-				names = append(names, f.Package.Name+" "+f.Fix.Versions[len(f.Fix.Versions)-1])
+				names = append(names, f.Package.Name+" "+f.Fix.Versions[0])
 			}
 		}
 	}
@@ -186,7 +186,7 @@ func fixes(findings []scan.Finding) string {
 		if _, known := to[f.Package.Name]; !known {
 			order = append(order, f.Package.Name)
 		}
-		to[f.Package.Name] = f.Fix.Versions[len(f.Fix.Versions)-1]
+		to[f.Package.Name] = f.Fix.Versions[0]
 	}
 	if len(order) == 0 {
 		return ""

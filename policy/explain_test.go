@@ -287,3 +287,13 @@ func TestChanges(t *testing.T) {
 		t.Errorf("policy_error: %q", got)
 	}
 }
+
+// The advice is the version of which messages say that it fixes the finding, and not that of
+// an older branch: 2.12.2 would be no update of 2.14.1.
+func TestFixesNameTheVersionOfTheMessage(t *testing.T) {
+	f := finding("CVE-2021-44228", "critical", "2021-12-10")
+	f.Package.Name, f.Package.Version, f.Fix.Versions = "log4j-core", "2.14.1", []string{"2.15.0", "2.12.2", "2.3.1"}
+	if got := fixes([]scan.Finding{f}); got != "Update log4j-core to 2.15.0 or later." {
+		t.Error(got)
+	}
+}

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
 	"github.com/sluicegate/sluice/scan"
 )
 
@@ -21,6 +24,11 @@ func (p *program) smoke(ctx context.Context, timeout time.Duration) error {
 				break
 			}
 		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			if at := p.busiest(ctx, &in, timeout); at != "" {
+				err = fmt.Errorf("%s: %w, most of that time here: ask for less, or bound what is gone through", at, err)
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("try policies on a sample: %w", err)
 		}
@@ -31,6 +39,51 @@ func (p *program) smoke(ctx context.Context, timeout time.Duration) error {
 		return fmt.Errorf("try the masks of the decision log on a sample: %w", err)
 	}
 	return nil
+}
+
+// busiest returns the file and line that policies which run out of time are at most often,
+// "" where they don't.
+func (p *program) busiest(ctx context.Context, in *Input, timeout time.Duration) (at string) {
+	input, err := inputValue(in, in.Findings)
+	if err != nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	t := busyTracer{}
+	if _, err = p.query.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(in.Now), rego.EvalQueryTracer(t)); err == nil || ctx.Err() == nil {
+		return ""
+	}
+	most := 0
+	for line, n := range t {
+		if n > most {
+			at, most = fmt.Sprintf("%s:%d", line.file, line.row), n
+		}
+	}
+	return at
+}
+
+// A busyTracer counts how often an evaluation comes by each line.
+type busyTracer map[fileLine]int
+
+type fileLine struct {
+	file string
+	row  int
+}
+
+var _ topdown.QueryTracer = busyTracer(nil)
+
+// Enabled implements topdown.QueryTracer.
+func (t busyTracer) Enabled() bool { return true }
+
+// Config implements topdown.QueryTracer.
+func (t busyTracer) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
+
+// TraceEvent implements topdown.QueryTracer.
+func (t busyTracer) TraceEvent(e topdown.Event) {
+	if e.Location != nil && e.Location.File != "" {
+		t[fileLine{e.Location.File, e.Location.Row}]++
+	}
 }
 
 func sampleEmpty() Input {

@@ -247,9 +247,13 @@ func waiverLine(data []byte, i int) int {
 
 func (x *Waiver) check() error {
 	for _, f := range [...]struct{ name, value string }{{"id", x.ID}, {"owner", x.Owner}, {"reason", x.Reason}, {"expires", x.Expires}} {
-		if strings.TrimSpace(f.value) == "" {
-			return fmt.Errorf("%s is missing", f.name)
+		if strings.TrimSpace(f.value) != "" {
+			continue
 		}
+		if f.name == "expires" {
+			return errors.New("expires is missing: give a date (2026-12-31, through its end in UTC) or RFC 3339 (2026-12-31T18:00:00Z)")
+		}
+		return fmt.Errorf("%s is missing: set it", f.name)
 	}
 	for _, v := range [...]string{x.ID, x.Owner, x.Reason, x.Ticket, x.Scope.Advisory, x.Scope.Package, x.Scope.Repository, x.Scope.Namespace, x.Scope.Policy} {
 		if len(v) > maxField {
