@@ -114,7 +114,7 @@ func (sc *Scan) judgeLayers() {
 	var bytes, entries int64
 	for i, p := range sc.parts {
 		bytes += p.result.Uncompressed
-		entries += int64(p.result.Entries)
+		entries += int64(p.result.Entries + p.result.Implied)
 		name := short(sc.img.Layers[i].Digest)
 		switch {
 		case unreadable(sc.img.Layers[i].MediaType):

@@ -6,6 +6,22 @@ import (
 	"testing"
 )
 
+// TestKnownLayersCountInFull: an image whose layers were all read for others is held against
+// the same bounds as one whose layers are new, directories without an entry included.
+func TestKnownLayersCountInFull(t *testing.T) {
+	h := newHouse(t)
+	h.ImageEntries = 9
+	one, two := layerOf(tarOf(t, "a/b/c/d/e/f")), layerOf(tarOf(t, "1/2/3/4/5/6")) // six each
+	for _, b := range []blob{one, two} {
+		if v, _ := h.run(t, imageOf(t, ociConfig, b), b); v.Scan.State != Complete {
+			t.Fatalf("by itself: %+v", v.Scan)
+		}
+	}
+	if v, _ := h.run(t, imageOf(t, ociConfig, one, two), one, two); v.Scan.State != Limit {
+		t.Errorf("together: %+v", v.Scan)
+	}
+}
+
 // TestImageLimitIsNamed: where one layer is the last that an image's bound lets in, the
 // verdict names the bound as it is set, not what the other layers had left of it.
 func TestImageLimitIsNamed(t *testing.T) {

@@ -170,7 +170,7 @@ func (sc *Scan) leftBudget() *layer.Budget {
 	for _, p := range sc.parts {
 		if p.result != nil {
 			bytes -= p.result.Uncompressed
-			entries -= int64(p.result.Entries)
+			entries -= int64(p.result.Entries + p.result.Implied)
 		}
 	}
 	b := layer.NewBudget(max(bytes, 0), max(entries, 0))

@@ -129,7 +129,7 @@ func TestFormats(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := Result{
 				DiffID: digest.FromBytes(plain), Compressed: int64(len(tt.blob)), Uncompressed: int64(len(plain)),
-				Entries: 14, Format: tt.format, Tar: true, Problems: []Problem{},
+				Entries: 14, Implied: 45, Format: tt.format, Tar: true, Problems: []Problem{},
 			}
 			for _, src := range []io.Reader{bytes.NewReader(tt.blob), iotest.OneByteReader(bytes.NewReader(tt.blob)), iotest.DataErrReader(bytes.NewReader(tt.blob))} {
 				var out bytes.Buffer

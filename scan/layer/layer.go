@@ -8,7 +8,7 @@ import (
 
 // Version names the rules of this package. It belongs in the key under which a
 // Result is remembered: a newer guard looks again at what an older one passed.
-const Version = "3"
+const Version = "4"
 
 // A Format is how a layer is compressed, as its first bytes tell.
 type Format string
@@ -25,7 +25,8 @@ type Result struct {
 	DiffID       digest.Digest `json:"diff_id"` // sha256 of the uncompressed bytes, all of them
 	Compressed   int64         `json:"compressed"`
 	Uncompressed int64         `json:"uncompressed"`
-	Entries      int           `json:"entries"` // as archive/tar counts them
+	Entries      int           `json:"entries"`           // as archive/tar counts them
+	Implied      int           `json:"implied,omitempty"` // directories that have no entry of their own, or a later one; bounds count them too
 	Format       Format        `json:"format"`
 	Tar          bool          `json:"tar"`      // false: cleanly something else, which was not walked
 	Problems     []Problem     `json:"problems"` // never null; at most MaxProblems

@@ -179,12 +179,12 @@ func (w *walker) parents(shown, name string) error {
 		}
 		w.book.add(at, implied)
 		added = deep
-		w.implied++
+		w.p.res.Implied++
 		if err := w.p.budget.draw(0, 1); err != nil {
 			return err
 		}
 	}
-	return past(int64(w.p.res.Entries+w.implied), int64(w.p.lim.Entries), "entries", w.last)
+	return past(int64(w.p.res.Entries+w.p.res.Implied), int64(w.p.lim.Entries), "entries", w.last)
 }
 
 // attributes notes a mode or extended attributes that make an entry something else for

@@ -20,8 +20,7 @@ type walker struct {
 	next    int64  // offset at which the headers of the next entry begin; -1 unknown
 	headers int64  // bytes of headers so far
 
-	book    book
-	implied int // directories that entries lie in before they have a header
+	book book
 }
 
 // walk reads the stream to its end.

@@ -35,11 +35,21 @@ func TestLargeWindows(t *testing.T) {
 	grows := slices.Concat(enc.EncodeAll(plain[:512], nil), zstdWindow(t, plain, 64<<20))
 	behind := slices.Concat([]byte("\x50\x2a\x4d\x18\x01\x00\x00\x00x"), one) // nobody knows what follows
 
+	leave, err := all.enter(t.Context()) // so that the slot can be looked at
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
 	r, w := io.Pipe()
 	done := make(chan error)
 	go func() { done <- run(t.Context(), r, large) }()
-	if _, err := w.Write(large[:600]); err != nil { // it has its window, and waits for more
+	if _, err := w.Write(large[:600]); err != nil {
 		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); len(all.slot) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the first one has no window")
+		}
 	}
 	for name, b := range map[string][]byte{"another large one": large, "one of unknown size": behind} {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errStillWaits)
