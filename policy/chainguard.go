@@ -42,6 +42,7 @@ type manifest struct {
 	Expression     string      `yaml:"expression"`
 
 	file   string
+	line   int // of its rule allow
 	query  rego.PreparedEvalQuery
 	reads  needs          // of its input
 	values map[string]any // of its parameters
@@ -293,6 +294,7 @@ func (m *manifest) prepare(ctx context.Context, text string, store storage.Store
 	case firstRule(module, "allow") == nil:
 		return fmt.Errorf("%s: the expression has no rule named allow", m.file)
 	}
+	m.line = firstRule(module, "allow").Loc().Row
 	m.reads = needsOf(map[string]*ast.Module{m.file: module})
 	schema, err := m.schema()
 	if err != nil {

@@ -249,3 +249,17 @@ func TestChainguardPolicyWithoutEnd(t *testing.T) {
 		t.Errorf("loaded: %v", err)
 	}
 }
+
+// One of them that allows the image is named among the rules that have nothing to say.
+func TestChainguardPoliciesAreExplained(t *testing.T) {
+	e := open(t, Config{Dir: chainguardDir(t, map[string]string{"ripe.yaml": ripe})})
+	for _, s := range explain(t, e, aged(30)).Silent {
+		if s.Package == "ripe" {
+			if !strings.HasSuffix(s.File, "ripe.yaml") || s.Line < 2 || s.Why != "allows the image" {
+				t.Errorf("%+v", s)
+			}
+			return
+		}
+	}
+	t.Error("it is not there")
+}

@@ -86,18 +86,13 @@ func (t Test) String() string {
 	return s
 }
 
-// TestDir compiles the policies of a directory as a gateway would and runs their tests,
-// each of which may take 5 s. The error is that of reading or compiling; a test that
-// fails is none.
-func TestDir(ctx context.Context, dir string) ([]Test, error) {
+// Tests compiles the policies of a folder or a bundle as a gateway would and runs their
+// tests, each of which may take 5 s. Who signed a bundle doesn't count. The error is that of
+// reading or compiling; a test that fails is none.
+func Tests(ctx context.Context, name string) ([]Test, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	if fi, err := os.Stat(dir); err != nil {
-		return nil, err
-	} else if !fi.IsDir() {
-		return nil, fmt.Errorf("%s is no folder of *.rego files", dir)
-	}
-	src, err := readSources(os.DirFS(dir), dir)
+	src, err := sourcesIn(name)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +114,22 @@ func TestDir(ctx context.Context, dir string) ([]Test, error) {
 		return nil, err
 	}
 	return runTests(ctx, src)
+}
+
+// sourcesIn reads a folder or a bundle.
+func sourcesIn(name string) (sources, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return sources{}, err
+	}
+	if fi.IsDir() {
+		return readSources(os.DirFS(name), name)
+	}
+	b, err := readBounded(name, MaxBundle)
+	if err != nil {
+		return sources{}, err
+	}
+	return readBundle(name, b, nil, time.Now())
 }
 
 // runTests runs the policies' own tests, with the same capabilities and strictness.

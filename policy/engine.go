@@ -127,9 +127,9 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 // something of the wrong shape gives a Decision that denies, with the cause
 // policy_error. The kill list comes before everything and holds in every mode.
 //
-// A Decision may be remembered for up to 60 s, and never beyond the expiry of a waiver, or
-// the end of a grace period of whole hours or days from any time in the input; the same
-// decision then has the same ID. Its slices must not be modified.
+// A Decision may be remembered until the next whole minute, and never beyond the expiry of a
+// waiver, or the end of a grace period of whole hours or days from any time in the input; the
+// same decision then has the same ID. Its slices must not be modified.
 func (e *Engine) Decide(ctx context.Context, in Input) Decision {
 	if in.Now.IsZero() {
 		in.Now = e.c.Now()

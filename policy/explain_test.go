@@ -231,7 +231,7 @@ func TestTestDir(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "layered.rego", layered)
 	write(t, dir, "layered_test.rego", "package sluice.policies.layered_test\n\nimport data.sluice.policies.layered\n\ntest_good if count(layered.warnings) > 0 with input as {}\n\ntest_bad if {\n\tprint(\"seen\")\n\tcount(layered.violations) > 0 with input as {}\n}\n\ntodo_test_later if false\n")
-	tests, err := TestDir(t.Context(), dir)
+	tests, err := Tests(t.Context(), dir)
 	if err != nil || len(tests) != 3 {
 		t.Fatalf("%v, %v", tests, err)
 	}
@@ -250,11 +250,15 @@ func TestTestDir(t *testing.T) {
 	if _, err := Open(t.Context(), Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "layered_test.rego:7") {
 		t.Errorf("a failed test is no reason to refuse: %v", err)
 	}
+	bundle := write(t, dir, "b.tar.gz", string(packed(t, bundled())))
+	if tests, err := Tests(t.Context(), bundle); err != nil || len(tests) == 0 {
+		t.Errorf("a bundle: %v, %v", tests, err)
+	}
 	write(t, dir, "bad.rego", "package sluice.policies.bad\n\nviolations contains x if {\n")
-	if _, err := TestDir(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "bad.rego:") {
+	if _, err := Tests(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "bad.rego:") {
 		t.Errorf("%v", err)
 	}
-	if _, err := TestDir(t.Context(), dir+"/bad.rego"); err == nil || !strings.Contains(err.Error(), "no folder") {
+	if _, err := Tests(t.Context(), dir+"/bad.rego"); err == nil || !strings.Contains(err.Error(), "bad.rego: not a tar.gz") {
 		t.Errorf("%v", err)
 	}
 }

@@ -55,7 +55,7 @@ func openError(dir string) error {
 }
 
 func testError(dir string) error {
-	_, err := TestDir(context.Background(), dir)
+	_, err := Tests(context.Background(), dir)
 	return err
 }
 

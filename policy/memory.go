@@ -97,9 +97,10 @@ func hashFindings(fs []scan.Finding, ps []scan.Package) uint64 {
 }
 
 // nextHour is when next a whole number of hours will have passed since a time or a date in
-// an input: grace periods of hours and days end then, and at no other time.
+// an input, and at the latest at the next whole minute: grace periods of hours and days
+// end then, and so does what people write down as a time.
 func nextHour(in *Input) time.Time {
-	next := in.Now.Truncate(time.Hour).Add(time.Hour) // of dates, and of what is in whole hours
+	next := in.Now.Truncate(time.Minute).Add(time.Minute) // of dates, and of what is in whole hours and minutes
 	since := func(t time.Time) {
 		if t.IsZero() {
 			return

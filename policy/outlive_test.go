@@ -11,7 +11,7 @@ import (
 
 // TestNothingIsOutlived: at whatever moment it is asked, an engine that remembers says what
 // one says that has never been asked: past the ends of waivers and of grace periods, of
-// days and of hours, from dates and from times.
+// days and of hours, from dates and from times, and of a time that somebody wrote.
 func TestNothingIsOutlived(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "p.rego", `package sluice.policies.p
@@ -25,6 +25,9 @@ violations contains {"policy": "old", "message": "first seen over 2 days ago"} i
 violations contains {"policy": "overdue", "message": "fixed over a day ago", "findings": {f.id}} if {
 	some f in input.findings
 	time.now_ns() >= time.parse_ns("2006-01-02", f.fix.available) + 24 * hour
+}
+violations contains {"policy": "over", "message": "an agreement is over"} if {
+	time.now_ns() >= time.parse_rfc3339_ns("2026-03-02T00:43:00Z")
 }
 `)
 	start := time.Date(2026, 3, 1, 22, 17, 13, 0, time.UTC)

@@ -15,7 +15,7 @@ import (
 
 // A Silent is a rule that has nothing to say of an image.
 type Silent struct {
-	Package string `json:"package"` // below sluice.policies
+	Package string `json:"package"` // below sluice.policies, or the name of one of Chainguard's
 	Title   string `json:"title,omitempty"`
 	Kind    string `json:"kind"` // violations or warnings
 	File    string `json:"file"`
@@ -103,6 +103,15 @@ func (p *program) silent(ctx context.Context, in *Input, active []scan.Finding) 
 			s.Why = "does not hold: " + s.conditions[n]
 		}
 		out = append(out, s.Silent)
+	}
+	for _, m := range p.manifests {
+		v, err := m.judge(ctx, in, p.data)
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			out = append(out, Silent{Package: m.Name, Title: clip(m.Description, 100), Kind: "violations", File: m.file, Line: m.line, Why: "allows the image"})
+		}
 	}
 	return out, nil
 }

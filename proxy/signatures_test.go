@@ -202,6 +202,39 @@ func TestCosignAttests(t *testing.T) {
 	}
 }
 
+// What the real cosign attests as CycloneDX is an SBOM to the cookbook, by the key that is
+// trusted and by no other.
+func TestCosignAttestsAnSBOM(t *testing.T) {
+	cookbook, err := os.ReadFile("../policy/cookbook/sbom_attested.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusting := strings.Replace(string(cookbook), "default keys := []", `default keys := ["release"]`, 1)
+	for _, args := range [][]string{nil, {"--new-bundle-format=false"}} {
+		s, stranger := newSigner(t), newSigner(t)
+		l := signing(t, trusting, s.key())
+		s.login(l.origin)
+		stranger.login(l.origin)
+		img, other := l.push("acme/web", "a", 1000), l.push("acme/web", "b", 1000)
+		for _, kind := range []string{"cyclonedx", "spdxjson"} {
+			file := filepath.Join(s.dir, kind)
+			if err := os.WriteFile(file, []byte(`{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"spdxVersion":"SPDX-2.3"}`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			stranger.over("attest", "acme/web", other.digest, append(args, "--type", kind, "--predicate", file)...)
+			if kind == "cyclonedx" {
+				s.over("attest", "acme/web", img.digest, append(args, "--type", kind, "--predicate", file)...)
+			}
+		}
+		if r := l.scanned(img); r.status != 200 {
+			t.Errorf("%v: attested: %d %s", args, r.status, r.message())
+		}
+		if r := l.scanned(other); r.status != 403 || !strings.Contains(r.message(), "no SBOM attestation of the image is verified") {
+			t.Errorf("%v: attested by a stranger: %d %s", args, r.status, r.message())
+		}
+	}
+}
+
 // A keyed lab signs by itself, to sign what cosign would not.
 type keyed struct {
 	*lab

@@ -161,9 +161,9 @@ func printGood(w io.Writer, p palette, r checked) {
 func policyTest(g *global) *cobra.Command {
 	var verbose bool
 	cmd := &cobra.Command{
-		Use:   "test DIR",
+		Use:   "test DIR|BUNDLE",
 		Short: "Run the tests of policies",
-		Long: `Compile the policies of a folder as a gateway would and run the tests in its files
+		Long: `Compile the policies of a folder or a bundle as a gateway would and run the tests in its files
 *_test.rego, with the same cut capabilities.
 
 Exit status: 0 all pass, 1 one fails or the policies don't compile, 2 usage, 3 could not
@@ -171,12 +171,10 @@ find out.`,
 		Example: "  sluice policy test ./policies --verbose",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if fi, err := os.Stat(args[0]); err != nil {
+			if _, err := os.Stat(args[0]); err != nil {
 				return err
-			} else if !fi.IsDir() {
-				return usage("%s is no folder", clean(args[0]))
 			}
-			tests, err := policy.TestDir(cmd.Context(), args[0])
+			tests, err := policy.Tests(cmd.Context(), args[0])
 			if cmd.Context().Err() != nil {
 				return cmd.Context().Err()
 			}
