@@ -70,16 +70,25 @@ func (s *Store) fit(ctx context.Context) error {
 	return s.Ping(ctx)
 }
 
+// A downError is a cache.ErrDown that says what it is.
+type downError struct{ error }
+
+func (e downError) Is(target error) bool { return target == cache.ErrDown }
+func (e downError) Unwrap() error        { return e.error }
+
+// unreachable gives an error of the server, or of the way to it, the words that it needs.
 func (s *Store) unreachable(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case redis.HasErrorPrefix(err, "WRONGPASS"), redis.HasErrorPrefix(err, "NOAUTH"):
 		return fmt.Errorf("redis at %s refuses the user name or password: %w", s.addr, err)
+	case redis.HasErrorPrefix(err, "LOADING"), redis.HasErrorPrefix(err, "CLUSTERDOWN"), redis.HasErrorPrefix(err, "MASTERDOWN"):
+		return downError{fmt.Errorf("redis at %s is not ready: %w", s.addr, err)}
 	case errors.As(err, new(redis.Error)):
 		return fmt.Errorf("redis at %s: %w", s.addr, err)
 	}
-	return fmt.Errorf("cannot reach Redis at %s: %w", s.addr, err)
+	return downError{fmt.Errorf("cannot reach Redis at %s: %w", s.addr, err)}
 }
 
 func parseInfo(info string) map[string]string {
@@ -133,11 +142,11 @@ func (s *Store) run(ctx context.Context, verb string, k cache.Key, do func(conte
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%s %q in Redis at %s: the key %s is not of the type it should have: %w", verb, k, s.addr, s.key(k), err)
 	case limited.Err() != nil: // not wrapped: it is not the caller's deadline
-		return fmt.Errorf("%s %q: %w: no answer from Redis at %s within %v", verb, k, cache.ErrDown, s.addr, s.timeout)
+		return downError{fmt.Errorf("%s %q: no answer from Redis at %s within %v", verb, k, s.addr, s.timeout)}
 	case redis.HasErrorPrefix(err, "OOM"):
 		return fmt.Errorf("%s %q: the memory of Redis at %s is full: give it more (maxmemory), or shorten what is kept: %w", verb, k, s.addr, err)
 	}
-	return fmt.Errorf("%s %q: %w: %w", verb, k, cache.ErrDown, s.unreachable(ctx, err))
+	return downError{fmt.Errorf("%s %q: %w", verb, k, s.unreachable(ctx, err))}
 }
 
 // unpack is Unpack with an error that says where.

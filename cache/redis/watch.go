@@ -37,7 +37,7 @@ func (s *Store) Watch(ctx context.Context, beat func(time.Time), changed func(ca
 		both.Go(func() error { return w.receive(ends, sub) })
 		err = both.Wait()
 	}
-	return fmt.Errorf("watch: %w: %w", cache.ErrDown, s.unreachable(ctx, err))
+	return fmt.Errorf("watch: %w", s.unreachable(ctx, err))
 }
 
 // subscribed waits until the server has confirmed a subscription.

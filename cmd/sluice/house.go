@@ -18,8 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/sluicegate/sluice/cache"
-	"github.com/sluicegate/sluice/cache/disk"
-	"github.com/sluicegate/sluice/cache/redis"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
@@ -42,6 +40,7 @@ type house struct {
 	log         *slog.Logger
 	metrics     *prometheus.Registry
 	store       cache.Store
+	local       *cache.Local // the store, where gateways share it; else nil
 	forgetful   bool // the store is none: a running gateway has the real one open
 	blobs       *spool.Spool
 	layers      *spool.Spool
@@ -95,7 +94,7 @@ func build(ctx context.Context, c configs.Config, log *slog.Logger) (_ *house, e
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w; set it to a folder that may be written", err)
 	}
-	if h.store, err = openStore(ctx, c, log); err != nil {
+	if err := h.openStore(ctx); err != nil {
 		return nil, err
 	}
 	h.closers = append(h.closers, h.store.Close)
@@ -128,18 +127,6 @@ func (h *house) close() error {
 	}
 	h.closers = nil
 	return errors.Join(errs...)
-}
-
-func openStore(ctx context.Context, c configs.Config, log *slog.Logger) (cache.Store, error) {
-	if c.Store == "" {
-		return disk.Open(filepath.Join(c.StateDir, "store.db"))
-	}
-	redis.RouteLog(log)
-	s, err := redis.Open(ctx, redis.Config{URL: c.Store, Password: os.Getenv(configs.EnvRedisPassword)})
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return s, nil
 }
 
 func (h *house) openSpools() (err error) {
@@ -334,6 +321,9 @@ func (h *house) openGateway() error {
 	}
 	if h.tracing != nil {
 		h.gateway.Trace = h.tracing.pull
+	}
+	if h.local != nil {
+		h.gateway.Replica = replicaName()
 	}
 	for _, u := range c.Upstreams {
 		r, err := h.registry(u)

@@ -113,6 +113,7 @@ func (h *house) measure() {
 	h.metrics.MustRegister(measureChecks(h.databases)...)
 	h.metrics.MustRegister(measureReevaluation(h.gateway)...)
 	h.metrics.MustRegister(h.measureExceptions()...)
+	h.metrics.MustRegister(h.measureStore()...)
 	h.metrics.MustRegister(measureWorkers(h.workers)...)
 	h.metrics.MustRegister(measureDecisions(h.decisions)...)
 	for _, dir := range h.policyDirs() {

@@ -268,12 +268,6 @@ func (h *house) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *house) checks(ctx context.Context) []check {
-	of := func(name string, err error) check {
-		if err != nil {
-			return check{name, false, err.Error()}
-		}
-		return check{Name: name, OK: true}
-	}
 	db := h.databases.Status(ctx)
 	database := check{Name: "database", OK: db.Error == "", Detail: db.Error}
 	if database.OK {
@@ -282,7 +276,7 @@ func (h *house) checks(ctx context.Context) []check {
 	if db.LastError != "" {
 		database.Detail += fmt.Sprintf("; %s for a newer one in a row failed, the last at %s: %s", plural(db.Failures, "check"), db.LastCheck.UTC().Format(time.RFC3339), db.LastError)
 	}
-	checks := []check{of("store", h.store.Ping(ctx)), database, reevaluationCheck(h.gateway.Reevaluation())}
+	checks := []check{h.storeCheck(ctx), database, reevaluationCheck(h.gateway.Reevaluation())}
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policiesCheck(h.policies[dir].Status()))
 	}

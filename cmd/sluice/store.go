@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/disk"
+	"github.com/sluicegate/sluice/cache/redis"
+	"github.com/sluicegate/sluice/configs"
+)
+
+// openStore opens the store that the configuration names, as it is.
+func openStore(ctx context.Context, c configs.Config, log *slog.Logger) (cache.Store, error) {
+	if c.Store == "" {
+		return disk.Open(filepath.Join(c.StateDir, "store.db"))
+	}
+	return openRedis(ctx, c, log)
+}
+
+func openRedis(ctx context.Context, c configs.Config, log *slog.Logger) (*redis.Store, error) {
+	redis.RouteLog(log)
+	s, err := redis.Open(ctx, redis.Config{URL: c.Store, Password: os.Getenv(configs.EnvRedisPassword)})
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return s, nil
+}
+
+// openStore opens the gateway's store. One that is shared is waited for, since gateways and
+// it may be started together, and has copies of what is read lately before it.
+func (h *house) openStore(ctx context.Context) (err error) {
+	if h.config.Store == "" {
+		h.store, err = openStore(ctx, h.config, h.log)
+		return err
+	}
+	shared, err := openRedis(ctx, h.config, h.log)
+	for waited := false; errors.Is(err, cache.ErrDown) && ctx.Err() == nil; waited = true {
+		if !waited {
+			h.log.Error("waiting for the store: nothing is served until it can be reached", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+			shared, err = openRedis(ctx, h.config, h.log)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	h.local = cache.NewLocal(shared, cache.LocalConfig{Fixed: fixedKinds(), Never: uncopiedKinds(), Log: h.log})
+	h.store = h.local
+	return nil
+}
+
+// fixedKinds are those whose keys are of what they hold.
+func fixedKinds() []cache.Kind {
+	return []cache.Kind{"manifest", "config", "sbom", "packages", "verdict", "baselayers"}
+}
+
+// uncopiedKinds are those whose readers have rules of their own for when the store is gone:
+// for how long waivers and pull tokens still count then.
+func uncopiedKinds() []cache.Kind { return []cache.Kind{"waivers", "waiversat", "connection"} }
+
+// replicaName names this gateway to people who look at what gateways share.
+func replicaName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
+
+// storeCheck says how the store is. A gateway that can answer from its copies is not ready
+// all the same: unknown images have to go to another.
+func (h *house) storeCheck(ctx context.Context) check {
+	err := h.store.Ping(ctx)
+	if err == nil {
+		return check{Name: "store", OK: true}
+	}
+	c := check{Name: "store", Detail: err.Error()}
+	if h.local != nil {
+		s := h.local.Stats()
+		c.Detail += fmt.Sprintf("; since %s what is in memory answers, %s", s.Since.UTC().Format(time.RFC3339), plural(s.Copies, "value"))
+	}
+	return c
+}
+
+// measureStore counts what a shared store is asked, and what it need not be.
+func (h *house) measureStore() []prometheus.Collector {
+	if h.local == nil {
+		return nil
+	}
+	count := func(name, help string, f func(cache.LocalStats) float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return f(h.local.Stats()) })
+	}
+	return []prometheus.Collector{
+		count("sluice_store_asked_total", "Calls that went to the shared store.", func(s cache.LocalStats) float64 { return float64(s.Asked) }),
+		count("sluice_store_local_total", "Reads of the shared store that a copy in memory answered.", func(s cache.LocalStats) float64 { return float64(s.Hits) }),
+		count("sluice_store_stale_total", "Those among them that were answered so because the store was slow or gone.", func(s cache.LocalStats) float64 { return float64(s.Stale) }),
+		gauge("sluice_store_local_bytes", "Bytes that copies of the shared store take in memory.", nil, func() float64 { return float64(h.local.Stats().Bytes) }),
+	}
+}
