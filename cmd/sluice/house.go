@@ -41,7 +41,7 @@ type house struct {
 	metrics     *prometheus.Registry
 	store       cache.Store
 	local       *cache.Local // the store, where gateways share it; else nil
-	forgetful   bool // the store is none: a running gateway has the real one open
+	forgetful   bool         // the store is none: a running gateway has the real one open
 	blobs       *spool.Spool
 	layers      *spool.Spool
 	databases   *vuln.Databases
