@@ -223,6 +223,23 @@ func TestKnownKiller(t *testing.T) {
 		t.Errorf("the process of others ended: %v\n%s", err, log)
 	}
 	p.note(digest.FromString("fine"), true)
+	if err := p.room().alone.Acquire(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	s := begin(t, p, "fine", 0)
+	defer s.Close()
+	done := make(chan error)
+	go func() {
+		_, err := s.Catalogue(t.Context())
+		done <- err
+	}()
+	<-s.(*session).begun
+	eventually(t, "it waits for a process and says so", s.(*session).Waiting)
+	p.room().alone.Release(1)
+	if err := <-done; err != nil || s.(*session).Waiting() {
+		t.Errorf("%v, still waiting: %v", err, s.(*session).Waiting())
+	}
+	p.note(digest.FromString("fine"), true)
 	for range 2 {
 		if got, err := scanned(t, p, "fine"); err != nil || got.Packages != 2 {
 			t.Errorf("one that killed before: %v, %v", got, err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -26,6 +27,7 @@ type session struct {
 	img     *scan.Image
 	diffIDs []digest.Digest
 	begun   chan struct{} // closed when at or err is set
+	lined   atomic.Bool   // it waits for a process that has nothing else to do
 
 	mu     sync.Mutex // guards all below
 	layers map[int]string
@@ -138,7 +140,7 @@ func (s *session) Waiting() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.at != nil && s.at.pr.waits(s.at.id)
+	return s.lined.Load() || s.at != nil && s.at.pr.waits(s.at.id)
 }
 
 func (s *session) Layer(i int, path string) error {
@@ -187,7 +189,9 @@ func (s *session) alone(ctx context.Context) (*scan.SBOM, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
+	s.lined.Store(true)
 	at, err := s.sit(ctx, s.p.room().alone)
+	s.lined.Store(false)
 	if err != nil {
 		return nil, err
 	}
