@@ -30,7 +30,8 @@ func TestVEX(t *testing.T) {
 		allow bool
 	}{
 		"not affected":        {vexFor("CVE-1", absent, repo), true},
-		"fixed":               {vexFor("CVE-1", `"status": "fixed"`, repo), true},
+		"fixed":               {vexFor("CVE-1", `"status": "fixed"`, repo+"@"+in.Image.Digest), true},
+		"fixed some time":     {vexFor("CVE-1", `"status": "fixed"`, repo), false},
 		"affected":            {vexFor("CVE-1", `"status": "affected", "action_statement": "update"`, repo), false},
 		"under investigation": {vexFor("CVE-1", `"status": "under_investigation"`, repo), false},
 		"another product":     {vexFor("CVE-1", absent, "cgr.dev/other/image"), false},

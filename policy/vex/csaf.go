@@ -121,7 +121,7 @@ func (d *Document) csaf(data []byte) error {
 		v := &doc.Vulnerabilities[i]
 		ss, err := v.statements(tree, &left)
 		if err != nil {
-			return fmt.Errorf("vulnerability %d (%s): %w", i+1, clip(cmp.Or(v.CVE, "without cve")), err)
+			return fmt.Errorf("line %d: vulnerability %d (%s): %w", elementLine(data, "vulnerabilities", i), i+1, clip(cmp.Or(v.CVE, "without cve")), err)
 		}
 		for j := range ss {
 			ss[j].at = *tracking.CurrentReleaseDate

@@ -43,6 +43,9 @@ func TestCSAFProducts(t *testing.T) {
 			"known_affected": false, "under_investigation": false, "recommended": false, "last_affected": false,
 		} {
 			sets := parsed(t, csaf1(fmt.Sprintf("%q: [%s]", status, products)))
+			if strings.Contains(status, "fixed") && products != `"digest"` { // of which version nobody says
+				suppresses = false
+			}
 			if got := suppressed(sets, web(), openssl()); got != (want && suppresses) {
 				t.Errorf("%s of %s: suppressed %v", status, products, got)
 			}

@@ -33,6 +33,10 @@
 // document's; in CSAF by current_release_date. Of several at one time the one that
 // suppresses least does.
 //
+// That something is fixed sets a finding aside only where the statement names a digest, a
+// tag or a version, of the image or of the package, or is an attestation of the image: of
+// a name alone nobody can tell in which versions.
+//
 // # Why
 //
 // OpenVEX is decoded, checked and its package URLs are compared by the format's own

@@ -56,6 +56,23 @@ func (c *component) hash(algorithm, value string) {
 	}
 }
 
+// exact returns c without the names that are those of all versions.
+func (c *component) exact() *component {
+	return &component{
+		hashed: c.hashed, digests: c.digests,
+		images: slices.DeleteFunc(slices.Clone(c.images), func(p packageurl.PackageURL) bool {
+			return p.Version == "" && p.Qualifiers.Map()["tag"] == ""
+		}),
+		packages: slices.DeleteFunc(slices.Clone(c.packages), func(s string) bool {
+			p, err := packageurl.FromString(s)
+			return err != nil || p.Version == ""
+		}),
+		refs: slices.DeleteFunc(slices.Clone(c.refs), func(s string) bool {
+			return !strings.Contains(s[strings.LastIndexByte(s, '/')+1:], ":") // neither a tag nor a digest
+		}),
+	}
+}
+
 // namesImage reports whether an image is meant, as far as one can tell.
 func (c *component) namesImage() bool {
 	return len(c.images) > 0 || len(c.refs) > 0 || c.hashed && len(c.packages) == 0

@@ -28,7 +28,7 @@ func (d *Document) openVEX(data []byte) error {
 	for i := range doc.Statements {
 		s, err := openStatement(doc, &doc.Statements[i])
 		if err != nil {
-			return fmt.Errorf("statement %d: %w", i+1, err)
+			return fmt.Errorf("line %d: statement %d: %w", elementLine(data, "statements", i), i+1, err)
 		}
 		d.statements = append(d.statements, s)
 	}

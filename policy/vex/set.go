@@ -35,9 +35,10 @@ func NewSet(docs []*Document) *Set {
 }
 
 // Find returns the statement that counts about a finding in an image: of those about it
-// in all sets, the latest.
+// in all sets, the latest; of two at one time, the one that suppresses less.
 func Find(sets []*Set, img *Image, f *scan.Finding) (Statement, bool) {
 	var best *statement
+	suppresses := false // what best says
 	for _, s := range sets {
 		if s == nil {
 			continue
@@ -48,33 +49,37 @@ func Find(sets []*Set, img *Image, f *scan.Finding) (Statement, bool) {
 				id = f.Aliases[i]
 			}
 			for _, x := range s.by[strings.ToLower(id)] {
-				if x.before(best) || !x.about(img, f) {
+				if x.before(best) || !x.about(img, f, false) {
 					continue
 				}
-				best = x
+				mine := x.suppresses(img, f)
+				if best != nil && x.at.Equal(best.at) && mine {
+					continue
+				}
+				best, suppresses = x, mine
 			}
 		}
 	}
-	if best == nil {
+	if best == nil || best.status.Suppresses() && !suppresses {
 		return Statement{}, false
 	}
 	return Statement{Document: best.document.ID, Author: best.document.Author, Status: best.status, Why: best.why}, true
 }
 
-// before reports whether other counts rather than x. Of two at one time, the one does
-// that suppresses less.
-func (x *statement) before(other *statement) bool {
-	if other == nil {
-		return false
-	}
-	if !x.at.Equal(other.at) {
-		return x.at.Before(other.at)
-	}
-	return x.status.Suppresses()
+// before reports whether other is later than x.
+func (x *statement) before(other *statement) bool { return other != nil && x.at.Before(other.at) }
+
+// suppresses reports whether x, which is about a finding, has it set aside. That something
+// is fixed is said of a version: where none is named it holds for some, and nobody knows
+// for which.
+func (x *statement) suppresses(img *Image, f *scan.Finding) bool {
+	return x.status == NotAffected || x.status == Fixed && (x.document.bound || x.about(img, f, true))
 }
 
-func (x *statement) about(img *Image, f *scan.Finding) bool {
+// about reports whether x names a finding in an image; exactly: by a version.
+func (x *statement) about(img *Image, f *scan.Finding, exactly bool) bool {
 	return slices.ContainsFunc(x.products, func(p product) bool {
-		return (p.image == nil || p.image.image(img, x.document.bound)) && (p.pkg == nil || p.pkg.pkg(f.Package.PURL))
+		return (p.image == nil || p.image.image(img, x.document.bound)) && (p.pkg == nil || p.pkg.pkg(f.Package.PURL)) &&
+			(!exactly || p.image != nil && p.image.exact().image(img, false) || p.pkg != nil && p.pkg.exact().pkg(f.Package.PURL))
 	})
 }

@@ -140,6 +140,40 @@ func jsonError(data []byte, err error) error {
 	return fmt.Errorf("line %d: not well formed: %w", 1+bytes.Count(data[:at], []byte("\n")), err)
 }
 
+// elementLine returns the line on which element i of a list begins that stands in a document,
+// 1 where it can't be told.
+func elementLine(data []byte, list string, i int) int {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if _, err := dec.Token(); err != nil {
+		return 1
+	}
+	var skipped json.RawMessage
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return 1
+		}
+		if key != list {
+			if dec.Decode(&skipped) != nil {
+				return 1
+			}
+			continue
+		}
+		if _, err := dec.Token(); err != nil {
+			return 1
+		}
+		for range i {
+			if dec.Decode(&skipped) != nil {
+				return 1
+			}
+		}
+		rest := data[dec.InputOffset():]
+		at := len(data) - len(bytes.TrimLeft(rest, ", \t\r\n"))
+		return 1 + bytes.Count(data[:at], []byte("\n"))
+	}
+	return 1
+}
+
 // clip keeps a stranger's text short.
 func clip(s string) string {
 	if len(s) > maxText {

@@ -184,7 +184,10 @@ func TestTheLatestStatementCounts(t *testing.T) {
 		"affected earlier":                {not("2026-01-02T00:00:00Z"), at("affected", action, "2026-01-01T00:00:00Z"), true},
 		"affected at once":                {not("2026-01-01T00:00:00Z"), at("affected", action, "2026-01-01T00:00:00Z"), false},
 		"investigated later":              {not("2026-01-01T00:00:00Z"), at("under_investigation", none, "2026-01-02T00:00:00Z"), false},
-		"fixed later":                     {at("fixed", none, "2026-01-02T00:00:00Z"), at("affected", action, "2026-01-01T00:00:00Z"), true},
+		"fixed later":                     {strings.Replace(at("fixed", none, "2026-01-02T00:00:00Z"), "acme/web", "acme/web:1", 1), at("affected", action, "2026-01-01T00:00:00Z"), true},
+		"fixed later, in some version":    {at("fixed", none, "2026-01-02T00:00:00Z"), at("affected", action, "2026-01-01T00:00:00Z"), false},
+		"not affected, and fixed later":   {not("2026-01-01T00:00:00Z"), at("fixed", none, "2026-01-02T00:00:00Z"), false},
+		"not affected, and fixed at once": {not("2026-01-01T00:00:00Z"), at("fixed", none, "2026-01-01T00:00:00Z"), false},
 		"affected later, in another zone": {not("2026-01-01T12:00:00+10:00"), at("affected", action, "2026-01-01T03:00:00Z"), false},
 		"affected, updated later":         {not("2026-01-02T00:00:00Z"), strings.Replace(at("affected", action, "2026-01-01T00:00:00Z"), `"timestamp"`, `"last_updated": "2026-01-03T00:00:00Z", "timestamp"`, 1), false},
 		"another product later":           {not("2026-01-01T00:00:00Z"), strings.Replace(at("affected", action, "2026-01-02T00:00:00Z"), "acme/web", "acme/db", 1), true},
@@ -228,6 +231,43 @@ func TestErrorsOfOpenVEX(t *testing.T) {
 		if _, err := Parse("d.json", []byte(c.text)); err == nil || !strings.HasPrefix(err.Error(), "d.json: ") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q", name, err, c.want)
 		}
+	}
+}
+
+// TestFixedIsSaidOfAVersion: a product without one is fixed in some version, which may be
+// another than the one at hand.
+func TestFixedIsSaidOfAVersion(t *testing.T) {
+	for product, want := range map[string]bool{
+		`{"@id": "cgr.dev/acme/web"}`:                                                               false,
+		`{"@id": "cgr.dev/acme/web:1"}`:                                                             true,
+		`{"@id": "cgr.dev/acme/web:2"}`:                                                             false,
+		`{"@id": "cgr.dev/acme/web@` + mine + `"}`:                                                  true,
+		`{"@id": "` + mine + `"}`:                                                                   true,
+		`{"@id": "pkg:oci/web?repository_url=cgr.dev/acme/web"}`:                                    false,
+		`{"@id": "pkg:oci/web?repository_url=cgr.dev/acme/web&tag=1"}`:                              true,
+		`{"@id": "pkg:oci/web@` + mine + `"}`:                                                       true,
+		`{"@id": "pkg:apk/wolfi/openssl"}`:                                                          false,
+		`{"@id": "pkg:apk/wolfi/openssl@3.0.1-r0"}`:                                                 true,
+		`{"@id": "pkg:apk/wolfi/openssl@3.0.2-r0"}`:                                                 false,
+		`{"@id": "x/y:1", "identifiers": {"purl": "pkg:apk/wolfi/openssl"}}`:                        false,
+		`{"@id": "cgr.dev/acme/web", "subcomponents": [{"@id": "pkg:apk/wolfi/openssl"}]}`:          false,
+		`{"@id": "cgr.dev/acme/web", "subcomponents": [{"@id": "pkg:apk/wolfi/openssl@3.0.1-r0"}]}`: true,
+		`{"@id": "cgr.dev/acme/web:1", "subcomponents": [{"@id": "pkg:apk/wolfi/openssl"}]}`:        true,
+		`{"@id": "localhost:5000/acme/web"}`:                                                        false,
+	} {
+		text := strings.Replace(notAffected(product), `"not_affected", "justification": "component_not_present"`, `"fixed"`, 1)
+		if got := suppressed(parsed(t, open1("d", text)), web(), openssl()); got != want {
+			t.Errorf("%s: suppressed %v", product, got)
+		}
+	}
+}
+
+// TestErrorsNameTheLine of the statement.
+func TestErrorsNameTheLine(t *testing.T) {
+	good := notAffected(`{"@id": "cgr.dev/acme/web"}`)
+	text := open1("d", good+"\n", "\n"+strings.Replace(good, `"not_affected"`, `"fine"`, 1))
+	if _, err := Parse("d.json", []byte(text)); err == nil || !strings.Contains(err.Error(), "d.json: line 3: statement 2: invalid status") {
+		t.Errorf("%v\n%s", err, text)
 	}
 }
 
