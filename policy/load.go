@@ -22,12 +22,13 @@ type Status struct {
 	Bundle    string    `json:"bundle_revision,omitempty"` // that the bundle says of itself
 	LoadedAt  time.Time `json:"loaded_at"`                 // when any part last changed
 	LastError string    `json:"last_error,omitempty"`
-	Policies  int       `json:"policies"` // packages below sluice.policies
-	Waivers   int       `json:"waivers"`  // that hold now
-	Expired   []string  `json:"expired"`  // IDs of waivers that are over and ignored
-	Expiring  []string  `json:"expiring"` // IDs of waivers that end within 7 days
-	VEX       int       `json:"vex"`      // documents
-	Killed    int       `json:"killed"`   // digests on the kill list
+	Policies  int       `json:"policies"`        // packages below sluice.policies
+	Waivers   int       `json:"waivers"`         // that hold now
+	Expired   []string  `json:"expired"`         // IDs of waivers that are over and ignored
+	Expiring  []string  `json:"expiring"`        // IDs of waivers that end within 7 days
+	VEX       int       `json:"vex"`             // documents
+	Killed    int       `json:"killed"`          // digests on the kill list
+	Hints     []string  `json:"hints,omitempty"` // rules that refuse nothing where a field is absent, by file and line
 }
 
 // files is what the engine's files hold at one moment, good or bad.
@@ -214,7 +215,7 @@ func (e *Engine) Status() Status {
 	st := Status{
 		Source: cmp.Or(e.c.Origin, e.c.Bundle, e.c.Dir, "embedded defaults"), Mode: e.modes.standard,
 		Revision: s.revision, Bundle: s.program.given, LoadedAt: state.loadedAt,
-		Policies: len(s.program.listings), Killed: len(s.kill),
+		Policies: len(s.program.listings), Killed: len(s.kill), Hints: s.program.hints,
 		Expired: []string{}, Expiring: []string{},
 	}
 	exceptions := e.c.Exceptions.Status()

@@ -115,6 +115,7 @@ type program struct {
 	mask      *rego.PreparedEvalQuery // of the decision log; nil for none
 	revision  string
 	given     string // that a bundle says of itself
+	hints     []string
 }
 
 // compile parses and compiles policies, runs their tests and evaluates them once.
@@ -173,30 +174,10 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 		query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules),
 		manifests: manifests, data: src.data, mask: mask, revision: src.sum(), given: src.revision,
 	}
+	if p.hints, err = absences(modules); err != nil {
+		return nil, err
+	}
 	return p, p.smoke(ctx, timeout)
-}
-
-// closed adds the embedded policy about what could not be scanned to modules and src, where
-// none of them asks for the cause: that nothing was found would else let such an image pass.
-func closed(modules map[string]*ast.Module, src sources) error {
-	if slices.ContainsFunc(needsOf(modules).paths, func(p []string) bool { return len(p) > 1 && p[0] == "scan" && p[1] == "cause" }) {
-		return nil
-	}
-	b, err := defaults.ReadFile("default/scanned.rego")
-	if err != nil {
-		return err
-	}
-	const file, pkg = "embedded/scanned.rego", "package sluice.policies.scanned"
-	text := string(b)
-	if slices.ContainsFunc(slices.Collect(maps.Values(modules)), func(m *ast.Module) bool { return m.Package.String() == pkg }) {
-		text = strings.Replace(text, pkg, pkg+"_embedded", 1)
-	}
-	m, err := ast.ParseModuleWithOpts(file, text, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities(), ProcessAnnotation: true})
-	if err != nil {
-		return err
-	}
-	modules[file], src.texts[file] = m, text
-	return nil
 }
 
 // compileModules compiles what decides against the schema of its input. Where a rule and a

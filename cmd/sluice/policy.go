@@ -150,6 +150,9 @@ func printGood(w io.Writer, p palette, r checked) {
 	}
 	table(w, rows)
 	fmt.Fprintf(w, "\nmode %s, %s in force, %s, %s on the kill list\n", r.Mode, plural(r.Waivers, "waiver"), plural(r.VEX, "VEX document"), plural(r.Killed, "digest"))
+	for _, hint := range r.Hints {
+		fmt.Fprintf(w, "%s %s\n", p.warn("!"), clean(hint))
+	}
 	if len(r.Expiring) > 0 {
 		fmt.Fprintf(w, "%s %s\n", p.warn("! end within 7 days:"), clean(strings.Join(r.Expiring, ", ")))
 	}
