@@ -42,9 +42,14 @@ type Config struct {
 	StateDir string `yaml:"state_dir"`
 
 	// Store is where verdicts, SBOMs, manifests and relations are kept. Default "",
-	// a file in StateDir. "redis://HOST:PORT/DB" and "rediss://…" (TLS) share them
-	// among gateways. No password here: SLUICE_REDIS_PASSWORD.
+	// a file in StateDir. Gateways share them in Redis 7 or later: redis://HOST:PORT/DB,
+	// redis-cluster://HOST:PORT,HOST:PORT, redis-sentinel://HOST:PORT,HOST:PORT/MASTER/DB,
+	// each with rediss in place of redis for TLS. No password here: SLUICE_REDIS_PASSWORD,
+	// or a file below.
 	Store string `yaml:"store"`
+
+	// Redis is how the Redis of Store is spoken to. None of it is for a file.
+	Redis Redis `yaml:"redis"`
 
 	// SealKeyFile holds the key that stored pull tokens are sealed with, 32 bytes in
 	// base64. Default "", which is StateDir/seal.key, made at the first start; any other
@@ -274,6 +279,40 @@ type BundleKey struct {
 	// Algorithm is that of JSON Web Signatures. Default "": RS256 for RSA, by the curve
 	// for ECDSA, EdDSA.
 	Algorithm string `yaml:"algorithm"`
+}
+
+// Redis says how a shared store is spoken to.
+type Redis struct {
+	// Username is that of an ACL user, which needs no more rights than the documentation
+	// of package cache/redis lists. Default "", the default user.
+	Username string `yaml:"username"`
+
+	// PasswordFile is a file with the password, read at the start. Default "", which is
+	// SLUICE_REDIS_PASSWORD, or none.
+	PasswordFile string `yaml:"password_file"`
+
+	// SentinelPasswordFile is a file with the password that Sentinels ask for. Default "".
+	SentinelPasswordFile string `yaml:"sentinel_password_file"`
+
+	// Prefix begins every key, so that several sets of gateways can use one server.
+	// Default "sluice:".
+	Prefix string `yaml:"prefix"`
+
+	// CAFile holds the certificates, in PEM, that the server's may be signed by. Default
+	// "", those of the system.
+	CAFile string `yaml:"ca_file"`
+
+	// ServerName is the name that the server's certificate must bear. Default "", the host
+	// that is dialled.
+	ServerName string `yaml:"server_name"`
+
+	// CertFile and KeyFile, in PEM, are what the server knows the gateway by. Default "".
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+
+	// Timeout bounds each call. Default 5s. Connections are at most this many; default 16.
+	Timeout     time.Duration `yaml:"timeout"`
+	Connections int           `yaml:"connections"`
 }
 
 // DecisionLog says where decisions are written down: one JSON record for each, in the

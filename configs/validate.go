@@ -23,7 +23,7 @@ func (c Config) Validate() error {
 		v.check(c.AdminListen != c.Listen || strings.HasSuffix(c.Listen, ":0"), "admin_listen", "is the address of listen too, choose another port")
 	}
 	v.check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "needs both cert_file and key_file, or neither")
-	v.store(c.Store)
+	v.store(c.Store, c.Redis)
 	v.upstreams(c)
 	v.gate(c.Gate, c.Upstreams)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -103,19 +103,30 @@ func (v *validation) address(key, addr string) {
 	v.check(err == nil, key, "the port of %q must be a number from 0 to 65535", addr)
 }
 
-func (v *validation) store(store string) {
+func (v *validation) store(store string, r Redis) {
 	if store == "" {
+		v.check(r == Redis{}, "redis", "has settings, and store is no Redis; set store to redis://HOST:PORT/DB")
 		return
 	}
 	u, err := url.Parse(store)
-	if err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+	if err != nil || u.Host == "" || !slices.Contains(redisSchemes, strings.Replace(u.Scheme, "rediss", "redis", 1)) {
 		// Not quoted: it may hold a password.
-		v.add(errors.New(`store: must be "" for a file in state_dir, or redis://HOST:PORT/DB, or rediss:// for TLS`))
+		v.add(errors.New(`store: must be "" for a file in state_dir, or redis://HOST:PORT/DB, redis-cluster://HOST:PORT,HOST:PORT or ` +
+			`redis-sentinel://HOST:PORT,HOST:PORT/MASTER/DB, each with rediss for TLS`))
 		return
 	}
 	_, secret := u.User.Password()
-	v.check(!secret, "store", "holds a password: remove it here, and put it into the environment as %s", EnvRedisPassword)
+	v.check(!secret, "store", "holds a password: remove it here, and put it into the environment as %s, or into a file for redis.password_file", EnvRedisPassword)
+	secure := strings.HasPrefix(u.Scheme, "rediss")
+	v.check(secure || r.CAFile == "" && r.ServerName == "" && r.CertFile == "" && r.KeyFile == "", "redis", "has settings for TLS, and store is not rediss")
+	v.check((r.CertFile == "") == (r.KeyFile == ""), "redis", "needs both cert_file and key_file, or neither")
+	v.check(r.SentinelPasswordFile == "" || strings.HasSuffix(u.Scheme, "-sentinel"), "redis.sentinel_password_file", "is for a store behind Sentinels (redis-sentinel://)")
+	v.check(r.Timeout >= 0, "redis.timeout", "must not be below 0")
+	v.check(r.Connections >= 0, "redis.connections", "must not be below 0")
 }
+
+// redisSchemes are those of a store without TLS.
+var redisSchemes = []string{"redis", "redis-cluster", "redis-sentinel"}
 
 func (v *validation) upstreams(c Config) {
 	seen := map[string]bool{}

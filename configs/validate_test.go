@@ -31,6 +31,10 @@ func TestValidate(t *testing.T) {
 		{"a decision log", func(c *Config) {
 			c.DecisionLog = DecisionLog{File: "-", URL: "https://logs.example", TokenFile: "t", Allows: 0.5}
 		}, nil},
+		{"a Redis for nobody", func(c *Config) { c.Redis.Username = "sluice" }, []string{"redis: has settings, and store is no Redis"}},
+		{"TLS without TLS", func(c *Config) { c.Store, c.Redis.CAFile = "redis-cluster://a:1,b:2", "ca.pem" }, []string{"redis: has settings for TLS, and store is not rediss"}},
+		{"Sentinels that are none", func(c *Config) { c.Store, c.Redis.SentinelPasswordFile = "redis://a", "p" }, []string{"redis.sentinel_password_file: is for a store behind Sentinels"}},
+		{"half a certificate", func(c *Config) { c.Store, c.Redis.CertFile = "rediss-sentinel://a,b/m", "c.pem" }, []string{"redis: needs both cert_file and key_file"}},
 		{"more than all", func(c *Config) { c.DecisionLog.Allows = 1.5 }, []string{"decision_log.allows: must be from 0 to 1"}},
 		{"decisions for everyone on the way", func(c *Config) { c.DecisionLog.URL = "http://logs.example" }, []string{"decision_log.url: is not https"}},
 		{"a collector that is none", func(c *Config) { c.DecisionLog.URL = "logs.example" }, []string{"decision_log.url: is no URL"}},

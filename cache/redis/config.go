@@ -20,9 +20,15 @@ import (
 
 // Config says which Redis to use. Only URL is needed.
 type Config struct {
-	// URL is redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss://… for TLS, or
-	// unix://[USER[:PASSWORD]@]/PATH[?db=DB]. Neither it nor a part of it that may be
-	// a password is ever shown.
+	// URL is one of these, each with rediss… in place of redis… for TLS:
+	//
+	//	redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]
+	//	redis-cluster://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]…]
+	//	redis-sentinel://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DB]
+	//	unix://[USER[:PASSWORD]@]/PATH[?db=DB]
+	//
+	// Of a Cluster some of the nodes are enough; of Sentinels the port is 26379 where none
+	// stands. Neither it nor a part of it that may be a password is ever shown.
 	URL string
 
 	// Username and Password, where they are set, take the place of those in URL. A
@@ -33,6 +39,10 @@ type Config struct {
 	// sharing what they remember. Default "sluice:".
 	Prefix string
 
+	// SentinelPassword is what Sentinels ask for, where they do. User and password are for
+	// the servers behind them.
+	SentinelPassword string
+
 	// CAFile holds the certificates, in PEM, that the server's may be signed by, in
 	// place of the system's. It needs rediss://.
 	CAFile string
@@ -40,6 +50,10 @@ type Config struct {
 	// ServerName is the name that the server's certificate must bear, where it is not
 	// the host in URL.
 	ServerName string
+
+	// CertFile and KeyFile, in PEM, are what the server knows this client by, where it asks
+	// for a certificate.
+	CertFile, KeyFile string
 
 	// DialTimeout bounds making a connection, TLS included. Default 3 s.
 	DialTimeout time.Duration
@@ -54,7 +68,8 @@ type Config struct {
 
 // errURL is all that is said of a URL that can't be read: whatever is wrong with it,
 // the password may be in what would be quoted.
-var errURL = errors.New("the URL of the store is not valid: write it as redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB, " +
+var errURL = errors.New("the URL of the store is not valid: write it as redis://HOST:PORT/DB, redis-cluster://HOST:PORT,HOST:PORT, " +
+	"redis-sentinel://HOST:PORT,HOST:PORT/MASTER/DB or unix:///PATH?db=DB, rediss… for TLS, " +
 	"with the special characters of a password as %XX, or better with the password outside of the URL")
 
 // options returns go-redis's options, and the server's address for messages.
@@ -84,11 +99,13 @@ func (c Config) options() (*redis.UniversalOptions, string, error) {
 	if o.Password == "" && u.User != nil {
 		o.Password, _ = u.User.Password()
 	}
-	addr, db, err := target(u)
+	to, err := targetOf(u)
 	if err != nil {
 		return nil, "", err
 	}
-	o.Addrs, o.DB = []string{addr}, db
+	o.Addrs, o.DB, o.MasterName, o.IsClusterMode = to.addrs, to.db, to.master, to.cluster
+	o.SentinelPassword = c.SentinelPassword
+	addr := strings.Join(to.addrs, ",")
 	if o.TLSConfig, err = c.tls(u); err != nil {
 		return nil, "", err
 	}
@@ -101,45 +118,90 @@ func (c Config) options() (*redis.UniversalOptions, string, error) {
 	return o, addr, nil
 }
 
-// target returns the address, HOST:PORT or a path, and the database of u.
-func target(u *url.URL) (addr string, db int, err error) {
-	number := strings.Trim(u.Path, "/")
-	switch u.Scheme {
-	case "redis", "rediss":
-		if u.RawQuery != "" || u.Hostname() == "" {
-			return "", 0, errURL
+// A target is where to connect.
+type target struct {
+	addrs   []string // HOST:PORT, or a path
+	db      int
+	master  string // what Sentinels are asked for
+	cluster bool
+}
+
+// targetOf returns what u is the URL of.
+func targetOf(u *url.URL) (to target, err error) {
+	if u.Fragment != "" || u.Opaque != "" || u.Scheme != "unix" && u.RawQuery != "" {
+		return to, errURL
+	}
+	path, port := strings.Trim(u.Path, "/"), "6379"
+	switch strings.Replace(u.Scheme, "rediss", "redis", 1) {
+	case "redis":
+		if strings.Contains(u.Host, ",") {
+			return to, errURL
 		}
-		addr = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
+	case "redis-cluster":
+		to.cluster = true
+		if path != "" { // a Cluster has one database
+			return to, errURL
+		}
+	case "redis-sentinel":
+		port = "26379"
+		if to.master, path, _ = strings.Cut(path, "/"); to.master == "" {
+			return to, errURL
+		}
 	case "unix":
-		query := u.Query()
-		number = query.Get("db")
-		query.Del("db")
-		if u.Host != "" || u.Path == "" || len(query) > 0 {
-			return "", 0, errURL
-		}
-		addr = u.Path
+		return unixTarget(u)
 	default:
-		return "", 0, errURL
+		return to, errURL
 	}
-	if u.Fragment != "" || u.Opaque != "" {
-		return "", 0, errURL
-	}
-	if number != "" {
-		if db, err = strconv.Atoi(number); err != nil || db < 0 {
-			return "", 0, errURL
+	for host := range strings.SplitSeq(u.Host, ",") {
+		h := url.URL{Host: host}
+		if h.Hostname() == "" || strings.Contains(h.Port(), ":") {
+			return to, errURL
 		}
+		to.addrs = append(to.addrs, net.JoinHostPort(h.Hostname(), cmp.Or(h.Port(), port)))
 	}
-	return addr, db, nil
+	to.db, err = database(path)
+	return to, err
+}
+
+func unixTarget(u *url.URL) (to target, err error) {
+	query := u.Query()
+	number := query.Get("db")
+	query.Del("db")
+	if u.Host != "" || u.Path == "" || len(query) > 0 {
+		return to, errURL
+	}
+	to.addrs = []string{u.Path}
+	to.db, err = database(number)
+	return to, err
+}
+
+// database reads the number of a database; none is 0.
+func database(number string) (int, error) {
+	if number == "" {
+		return 0, nil
+	}
+	db, err := strconv.Atoi(number)
+	if err != nil || db < 0 {
+		return 0, errURL
+	}
+	return db, nil
 }
 
 func (c Config) tls(u *url.URL) (*tls.Config, error) {
-	if u.Scheme != "rediss" {
-		if c.CAFile != "" || c.ServerName != "" {
-			return nil, errors.New("the store has a CA file or a server name for TLS, but its URL is not rediss://")
+	if !strings.HasPrefix(u.Scheme, "rediss") {
+		if c.CAFile != "" || c.ServerName != "" || c.CertFile != "" || c.KeyFile != "" {
+			return nil, errors.New("the store has a CA file, a server name or a certificate for TLS, but its URL is not rediss://")
 		}
 		return nil, nil
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cmp.Or(c.ServerName, u.Hostname())}
+	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName} // none: that of the node that is dialled
+	if c.CertFile != "" || c.KeyFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("the store's client certificate: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
 	if c.CAFile == "" {
 		return t, nil
 	}

@@ -16,6 +16,18 @@
 // no end of life, such as waivers and the kill list: Open refuses a server that has
 // maxmemory with a policy of allkeys-….
 //
+// In a Cluster keys lie on all nodes; news go through all of them. Behind Sentinels the
+// Store works again some seconds after a master was lost. What was written last may be lost
+// with it, since Redis copies to replicas behind an answer: then it is made again, as if it
+// had never been known, and who removed a waiver has to look whether it is gone
+// (min-replicas-to-write narrows this).
+//
+// A user needs these rights, with the prefix of the configuration:
+//
+//	~sluice:* &sluice:* -@all +ping +info +hello +command|info +cluster|slots
+//	+cluster|shards +cluster|nodes +subscribe +unsubscribe +publish +evalsha +eval
+//	+type +get +set +unlink +hgetall +hset +hdel +pttl +pexpire +persist
+//
 // # Why
 //
 // No command touches more than one key, so that the same code will run on a Cluster.

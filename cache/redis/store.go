@@ -61,13 +61,24 @@ func (s *Store) fit(ctx context.Context) error {
 	if err := s.client.Ping(limited).Err(); err != nil {
 		return s.unreachable(ctx, err)
 	}
-	// A user that may not ask for it is taken at its word.
-	if info, err := s.client.Info(limited).Result(); err == nil {
-		if err := fitInfo(s.addr, parseInfo(info)); err != nil {
-			return err
+	if err := s.eachMaster(limited, func(ctx context.Context, c redis.Cmdable) error {
+		info, err := c.Info(ctx).Result()
+		if err != nil { // a user that may not ask for it is taken at its word
+			return nil
 		}
+		return fitInfo(s.addr, parseInfo(info))
+	}); err != nil {
+		return err
 	}
 	return s.Ping(ctx)
+}
+
+// eachMaster calls do with each server that is written to, concurrently in a Cluster.
+func (s *Store) eachMaster(ctx context.Context, do func(context.Context, redis.Cmdable) error) error {
+	if c, ok := s.client.(*redis.ClusterClient); ok {
+		return c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return do(ctx, c) })
+	}
+	return do(ctx, s.client)
 }
 
 // A downError is a cache.ErrDown that says what it is.

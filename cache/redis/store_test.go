@@ -146,7 +146,7 @@ func wantNoSecret(t *testing.T, err error) {
 func TestBadURL(t *testing.T) {
 	for _, url := range []string{
 		"", "redis", "127.0.0.1:6379", "http://127.0.0.1", "redis://", "redis:///1", "redis://127.0.0.1/x", "redis://127.0.0.1/1/2",
-		"redis://127.0.0.1/-1", "redis://127.0.0.1:port", "redis://127.0.0.1?db=1", "unix://", "unix://path", "unix:///path?x=1", "unix:///path?db=x",
+		"redis://127.0.0.1/-1", "redis://a,b", "redis-cluster://a,b/1", "redis-cluster://a,,b", "redis-sentinel://a", "redis-sentinel://a/m/x", "redis-cluster://a?x=1", "redis://127.0.0.1:port", "redis://127.0.0.1?db=1", "unix://", "unix://path", "unix:///path?x=1", "unix:///path?db=x",
 		"redis://:" + secret + "@127.0.0.1", "redis://:wo?rd@127.0.0.1", "redis://:ss/wo@127.0.0.1", "redis://:pa%20%zz@127.0.0.1",
 		"redis:pa ss@127.0.0.1", "redis://127.0.0.1#wo?rd", "pa ss/wo?rd", "://" + secret,
 	} {

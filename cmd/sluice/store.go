@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +28,23 @@ func openStore(ctx context.Context, c configs.Config, log *slog.Logger) (cache.S
 
 func openRedis(ctx context.Context, c configs.Config, log *slog.Logger) (*redis.Store, error) {
 	redis.RouteLog(log)
-	s, err := redis.Open(ctx, redis.Config{URL: c.Store, Password: os.Getenv(configs.EnvRedisPassword)})
+	r := redis.Config{URL: c.Store, Username: c.Redis.Username, Password: os.Getenv(configs.EnvRedisPassword), Prefix: c.Redis.Prefix,
+		CAFile: c.Redis.CAFile, ServerName: c.Redis.ServerName, CertFile: c.Redis.CertFile, KeyFile: c.Redis.KeyFile,
+		Timeout: c.Redis.Timeout, PoolSize: c.Redis.Connections}
+	for _, secret := range []struct {
+		key, file string
+		to        *string
+	}{{"redis.password_file", c.Redis.PasswordFile, &r.Password}, {"redis.sentinel_password_file", c.Redis.SentinelPasswordFile, &r.SentinelPassword}} {
+		if secret.file == "" {
+			continue
+		}
+		b, err := os.ReadFile(secret.file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", secret.key, err)
+		}
+		*secret.to = strings.TrimRight(string(b), "\r\n")
+	}
+	s, err := redis.Open(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
