@@ -69,7 +69,11 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		return &exitError{exitUsage, err}
 	}
 	h, err := build(ctx, c, log)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		log.Info("stopped before anything was served")
+		return nil
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
