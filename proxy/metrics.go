@@ -22,6 +22,7 @@ type Metrics struct {
 	upstreamBytes *prometheus.CounterVec
 	requests      *prometheus.CounterVec
 	sentBytes     prometheus.Counter
+	elsewhere     prometheus.Counter
 	staleTags     *prometheus.CounterVec
 	turned        *prometheus.CounterVec
 	stepSeconds   *prometheus.HistogramVec
@@ -37,6 +38,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "Decisions, by upstream and outcome (allow, deny, warn, dry-run, off): one for each image scanned, for the caller who asked first, and one for each manifest request answered; pending counts manifests that were served before the decision."}, []string{"upstream", "outcome"}),
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_scans_total",
 			Help: "Images fetched and scanned, by state of the verdict and cause of its absence."}, []string{"state", "cause"}),
+		elsewhere: prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_scans_elsewhere_total",
+			Help: "Images whose verdict another gateway made, while this one held them for its clients."}),
 		pullSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_scan_seconds",
 			Help: "Time from the first request of an unknown image to its verdict.", Buckets: seconds}),
 		holdSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_hold_seconds",
@@ -57,7 +60,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Time from the last byte of an image that upstream sent to the decision about it, where there was a verdict.", Buckets: finer})
 	m.turned = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_verdicts_changed_total",
 		Help: "Images that a new vulnerability database turned from allowed to denied, or back."}, []string{"to"})
-	r.MustRegister(m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	r.MustRegister(m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 
@@ -79,11 +82,18 @@ func (m *Metrics) watch(g *Gateway) {
 // err is why there is no verdict, if there is none.
 func (g *Gateway) logPull(p *pull, err error) {
 	took := g.now().Sub(p.started)
-	g.Metrics.pulls.WithLabelValues(string(p.verdict.Scan.State), string(p.verdict.Scan.Cause)).Inc()
+	if p.elsewhere {
+		g.Metrics.elsewhere.Inc()
+	} else {
+		g.Metrics.pulls.WithLabelValues(string(p.verdict.Scan.State), string(p.verdict.Scan.Cause)).Inc()
+	}
 	g.Metrics.pullSeconds.Observe(took.Seconds())
 	attrs := []any{"image", p.repo.String() + "@" + p.m.Digest.String(), "caller", p.caller.Name,
 		"state", p.verdict.Scan.State, "packages", p.verdict.Scan.Packages, "findings", len(p.verdict.Findings),
 		"bytes", p.fetched.Load(), "took", took.Round(time.Millisecond)}
+	if p.elsewhere {
+		attrs = append(attrs, "scanned_by", "another gateway")
+	}
 	if p.verdict.Scan.Cause != scan.CauseNone {
 		attrs = append(attrs, "cause", p.verdict.Scan.Cause, "detail", p.verdict.Scan.Detail)
 	}

@@ -48,6 +48,7 @@ func (g *Gateway) scanOnce(ctx context.Context, p *pull) (*scan.Verdict, error) 
 		case <-tick.C:
 		}
 		if v, err := g.Scanner.Cached(ctx, p.m.Digest); err == nil {
+			p.elsewhere = true
 			return v, g.bringConfig(ctx, p, v)
 		}
 		if time.Since(claimed) < claimEvery {
@@ -75,6 +76,7 @@ func (g *Gateway) scanLeased(ctx context.Context, p *pull) (v *scan.Verdict, err
 	v, err = g.Scanner.Known(l.Context(), p.m.Digest) // by who had the lease before
 	switch {
 	case err == nil:
+		p.elsewhere = true
 		err = g.bringConfig(l.Context(), p, v)
 	case isMiss(err):
 		v, err = g.fetchAndScan(l.Context(), p, l.Token)

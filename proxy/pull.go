@@ -42,6 +42,8 @@ type pull struct {
 	end      func()          // ends over; verdict is set before
 	verdict  *scan.Verdict   // the one that all get who wait
 
+	elsewhere bool // another replica has made the verdict; set before over ends
+
 	entered time.Time      // when it was begun, by the machine's clock, as all of what follows
 	steps   scan.Timeline  // what took how long
 	ended   func(*Journey) // told in the end, if not nil

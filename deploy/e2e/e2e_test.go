@@ -20,6 +20,7 @@ func TestEndToEnd(t *testing.T) {
 		{"signatures", s.signatures},
 		{"callers", s.callers},
 		{"redis", s.redis},
+		{"fleet", s.fleet},
 		{"drain", s.drain},
 		{"killed", s.killed},
 		{"commands", s.commands},

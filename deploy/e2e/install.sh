@@ -29,7 +29,7 @@ conformance() {
 # Programs of Debian, which make up the most of it.
 debian() {
 	missing=
-	for p in docker.io iptables containerd runc podman buildah skopeo redis-server docker-registry \
+	for p in docker.io iptables containerd runc podman buildah skopeo redis-server redis-sentinel docker-registry \
 		mmdebstrap iproute2 util-linux zstd xz-utils ca-certificates; do
 		case $(dpkg-query -W -f '${Status}' "$p" 2>/dev/null || true) in
 		"install ok installed") ;;

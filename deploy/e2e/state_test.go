@@ -12,18 +12,24 @@ import (
 	"time"
 )
 
+// sharing returns the configuration of gateways that share a Redis.
+func (s *scene) sharing(t *testing.T, addr string) []string {
+	t.Helper()
+	key := make([]byte, 32)
+	rand.Read(key)
+	return []string{
+		"store: redis://" + addr + "/0",
+		"seal_key_file: " + write(t, filepath.Join(tempDir(t), "seal.key"), base64.StdEncoding.EncodeToString(key)+"\n"),
+		"gate: {tag_ttl: 10m}",
+	}
+}
+
 // redis has two gateways share a Redis. The second never saw an image, and knows.
 func (s *scene) redis(t *testing.T) {
 	need(t, "redis", "redis-server")
 	const addr = "127.0.0.1:6399"
 	redis := startRedis(t, addr)
-	key := make([]byte, 32)
-	rand.Read(key)
-	shared := []string{
-		"store: redis://" + addr + "/0",
-		"seal_key_file: " + write(t, filepath.Join(tempDir(t), "seal.key"), base64.StdEncoding.EncodeToString(key)+"\n"),
-		"gate: {tag_ttl: 10m}",
-	}
+	shared := s.sharing(t, addr)
 	first := s.newGateway(t, shared...)
 	first.start(t)
 	c := s.craneClient(t, first)
