@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-var _ Store = (*Memory)(nil)
+var _ Walker = (*Memory)(nil)
 
 // memorySweep is how long a Memory keeps what has expired, provided that something
 // is written to it.
@@ -211,6 +211,30 @@ func (m *Memory) DeleteField(ctx context.Context, k Key, field string) error {
 	delete(e.fields, field)
 	if len(e.fields) == 0 {
 		delete(m.entries, k)
+	}
+	return nil
+}
+
+// Walk implements Walker.
+func (m *Memory) Walk(ctx context.Context, kind Kind, do func(Entry) error) error {
+	if _, err := m.begin(ctx, Key{}); err != nil {
+		return err
+	}
+	var entries []Entry
+	for k, e := range m.entries {
+		if (kind == "" || k.kind == kind) && !e.expired(time.Now()) {
+			size := len(k.kind) + len(k.id) + len(e.value)
+			for name, value := range e.fields {
+				size += len(name) + len(value)
+			}
+			entries = append(entries, Entry{k, e.fields != nil, int64(size), e.end})
+		}
+	}
+	m.mu.Unlock()
+	for _, e := range entries {
+		if err := do(e); err != nil {
+			return err
+		}
 	}
 	return nil
 }

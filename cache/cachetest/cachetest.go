@@ -59,6 +59,7 @@ func Test(t *testing.T, open func(t *testing.T) cache.Store) {
 		{"PutRace", testPutRace},
 		{"PutFieldRace", testPutFieldRace},
 		{"Mixed", testMixed},
+		{"Walk", testWalk},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

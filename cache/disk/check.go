@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"strings"
+
+	"github.com/sluicegate/sluice/cache"
 )
 
 // What bbolt's file looks like, version 2 (go.etcd.io/bbolt/internal/common): pages
@@ -291,10 +294,16 @@ func (c *checker) about(key, b []byte, at reader, isBucket bool) error {
 		return errShape
 	case string(key) == string(formatKey):
 		got, err := at.read(0, uint64(at.size))
-		if err == nil && string(got) != format {
-			return fmt.Errorf("its format is %.40q and should be %q", got, format)
+		if err != nil {
+			return err
 		}
-		return err
+		if schema, ok := strings.CutPrefix(string(got), formatName); ok {
+			if err := cache.CheckSchema("it", schema); err != nil {
+				return schemaError{err}
+			}
+			return nil
+		}
+		return errShape
 	case string(key) == string(tallyKey):
 		var err error
 		c.want, err = decodeTally(b)

@@ -311,6 +311,9 @@ type writeError struct{ error }
 
 func (e writeError) Unwrap() error { return e.error }
 
+// A schemaError is of a file that is whole and of another version.
+type schemaError struct{ error }
+
 // guard runs do, which calls bbolt, and returns its panics as faults. bbolt maps the
 // file into memory and doesn't check what it reads there; so a damaged page makes it
 // panic or read where nothing is, which Go takes for a fatal error unless told.
@@ -331,6 +334,8 @@ func (s *Store) explain(what string, err error) error {
 		return fmt.Errorf("%s: %w; stop it, or give this one a state directory of its own", what, ErrInUse)
 	case errors.Is(err, berrors.ErrDatabaseNotOpen):
 		return fmt.Errorf("%s: the store %s is closed", what, s.path)
+	case errors.As(err, new(schemaError)):
+		return fmt.Errorf("%s: %w", what, err)
 	case errors.As(err, new(writeError)):
 		return fmt.Errorf("%s: can't write to the store %s (%w); make room on its disk, or see whether it is broken: what was stored before can still be read",
 			what, s.path, err)

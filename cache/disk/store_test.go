@@ -261,6 +261,29 @@ func TestClosed(t *testing.T) {
 	}
 }
 
+// TestSchema checks that a file of another version is told from a damaged one, and is left
+// as it is.
+func TestSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	mustClose(t, mustOpen(t, path))
+	for _, schema := range []string{"2", "0", "x"} {
+		db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Update(func(t *bolt.Tx) error { return t.Bucket(aboutBucket).Put(formatKey, []byte(formatName+schema)) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, err = Open(path)
+		if err == nil || !strings.Contains(err.Error(), "schema") || strings.Contains(err.Error(), "damaged (") {
+			t.Errorf("Open with schema %q: %v", schema, err)
+		}
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/sluicegate/sluice/cache"
@@ -22,8 +23,10 @@ var (
 	noted = []byte{1} // the value of each end
 )
 
-// format is changed when a file of this code can't be read by the code before it.
-const format = "sluice store 1"
+// formatName stands before the schema in a file's format.
+const formatName = "sluice store "
+
+var format = formatName + strconv.Itoa(cache.Schema)
 
 // errShape means that the file is a bbolt database, but none of ours.
 var errShape = errors.New("it does not have the shape of a store")

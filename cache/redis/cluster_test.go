@@ -188,7 +188,7 @@ func TestUserRights(t *testing.T) {
 // rights are those of the documentation.
 func rights() (all []any) {
 	for _, r := range strings.Fields("~sluice:* &sluice:* -@all +ping +info +hello +command|info +cluster|slots +cluster|shards +cluster|nodes +subscribe +unsubscribe +publish " +
-		"+evalsha +eval +type +get +set +unlink +hgetall +hset +hdel +pttl +pexpire +persist") {
+		"+evalsha +eval +type +get +set +unlink +hgetall +hset +hdel +pttl +pexpire +persist +scan +memory|usage") {
 		all = append(all, r)
 	}
 	return all

@@ -3,11 +3,16 @@
 //	gateway ─┐                       sluice:v1:verdict:0f3c…            string
 //	gateway ─┼── commands, scripts ─ sluice:v1:listing:acme/web|sha256:… hash
 //	gateway ─┘    one key each       sluice:v1:ping                     string
+//	                                 sluice:schema                      string
 //	                                 sluice:v1:changes                  channel
 //
 // A key is prefix, "v1:", kind, ":", id. Bytes that are awkward in a shell are
 // escaped as %XX; | stands between the parts of a name. A value, and each field of
 // a hash, is packed: compressed where that is worth it, with a checksum.
+//
+// The schema under which a prefix is used is in the key "schema". Open, and every Ping after
+// it, refuses one that is not cache.Schema; between a Ping and the next, which readiness
+// asks for, a gateway of another version could write.
 //
 // # What it asks of the server
 //
@@ -27,6 +32,7 @@
 //	~sluice:* &sluice:* -@all +ping +info +hello +command|info +cluster|slots
 //	+cluster|shards +cluster|nodes +subscribe +unsubscribe +publish +evalsha +eval
 //	+type +get +set +unlink +hgetall +hset +hdel +pttl +pexpire +persist
+//	+scan +memory|usage
 //
 // # Why
 //

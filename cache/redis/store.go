@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -27,6 +28,7 @@ type Store struct {
 	prefix  string
 	timeout time.Duration
 	codec   *pack.Codec
+	foreign atomic.Pointer[error] // set while the schema is not this code's
 }
 
 // Open connects to the server, writes to it, and checks that it is fit to be a
@@ -43,7 +45,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{
 		client:  redis.NewUniversalClient(options),
 		addr:    addr,
-		prefix:  cmp.Or(c.Prefix, "sluice:") + "v1:",
+		prefix:  cmp.Or(c.Prefix, "sluice:"),
 		timeout: cmp.Or(c.Timeout, 5*time.Second),
 		codec:   codec,
 	}
@@ -136,9 +138,17 @@ func (s *Store) Close() error {
 	return err
 }
 
-// run gives do, one command, its deadline, and its error the words it needs. A nil
-// answer of the server is redis.Nil, as go-redis has it.
+// run is ask, of a server whose schema is this code's.
 func (s *Store) run(ctx context.Context, verb string, k cache.Key, do func(context.Context) error) error {
+	if foreign := s.foreign.Load(); foreign != nil {
+		return *foreign
+	}
+	return s.ask(ctx, verb, k, do)
+}
+
+// ask gives do, some commands, their deadline, and their error the words it needs. A nil
+// answer of the server is redis.Nil, as go-redis has it.
+func (s *Store) ask(ctx context.Context, verb string, k cache.Key, do func(context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -274,36 +284,37 @@ func (s *Store) DeleteField(ctx context.Context, k cache.Key, field string) erro
 	})
 }
 
-// Ping implements cache.Store: it writes a small key.
+// Ping implements cache.Store: it writes a small key, and looks whether the schema is still
+// this code's. Where it isn't, the Store refuses everything until it is.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.run(ctx, "write to", cache.Name("ping"), func(ctx context.Context) error {
-		return s.client.Set(ctx, s.prefix+"ping", time.Now().UTC().Format(time.RFC3339), time.Hour).Err()
+	var schema string
+	ping := cache.Name("ping")
+	err := s.ask(ctx, "write to", ping, func(ctx context.Context) error {
+		if err := s.client.Set(ctx, s.prefix+"v1:ping", time.Now().UTC().Format(time.RFC3339), time.Hour).Err(); err != nil {
+			return err
+		}
+		// A server that was emptied lost it.
+		if err := s.client.SetArgs(ctx, s.prefix+"schema", cache.Schema, redis.SetArgs{Mode: "NX"}).Err(); err != nil && err != redis.Nil {
+			return err
+		}
+		var err error
+		schema, err = s.client.Get(ctx, s.prefix+"schema").Result()
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	err = cache.CheckSchema(fmt.Sprintf("what is in Redis at %s under %q", s.addr, s.prefix), schema)
+	if err != nil {
+		s.foreign.Store(&err)
+	} else {
+		s.foreign.Store(nil)
+	}
+	return err
 }
 
 // key returns where k lies.
-func (s *Store) key(k cache.Key) string {
-	return s.prefix + strings.ReplaceAll(escape(string(k.Kind())), ":", "%3A") + ":" + escape(k.ID())
-}
-
-// escape makes of any string one that can be typed in redis-cli. NUL, which joins
-// the parts of a name, becomes |; what else is odd becomes %XX, braces too, which
-// mean something to a Cluster. Different strings stay different.
-func escape(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/:@+=,"
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == 0:
-			b.WriteByte('|')
-		case strings.IndexByte(plain, c) >= 0:
-			b.WriteByte(c)
-		default:
-			fmt.Fprintf(&b, "%%%02X", c)
-		}
-	}
-	return b.String()
-}
+func (s *Store) key(k cache.Key) string { return s.prefix + "v1:" + k.Text() }
 
 // milliseconds returns ttl as Redis has it; 0 is for ever, and less than 1 is 1.
 func milliseconds(ttl time.Duration) int64 {

@@ -45,7 +45,7 @@ func TestTwoStores(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	s := &Store{prefix: "sluice:v1:"}
+	s := &Store{prefix: "sluice:"}
 	for _, test := range []struct {
 		key  cache.Key
 		want string
@@ -59,6 +59,49 @@ func TestKeys(t *testing.T) {
 		if got := s.key(test.key); got != test.want {
 			t.Errorf("key(%q) = %s, want %s", test.key, got, test.want)
 		}
+	}
+}
+
+// TestSchema checks that a gateway of another version's keys is never misread, not even by
+// one that was there first.
+func TestSchema(t *testing.T) {
+	server := startServer(t)
+	raw, ctx := server.client(t), t.Context()
+	k := cache.Name("tag", "acme/web", "1")
+	// What the first version left, before it wrote down its schema.
+	if err := raw.Set(ctx, "sluice:v1:tag:acme/web|1", "\x00\xd4\x9a\x8d\x5cold", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, Config{URL: "redis://" + server.addr})
+	if got := raw.Get(ctx, "sluice:schema").Val(); got != "1" {
+		t.Errorf("the schema of a store without one is then %q", got)
+	}
+	if _, err := s.Get(ctx, k); errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of what is there: %v", err)
+	}
+	for _, schema := range []string{"2", "0", "x"} {
+		if err := raw.Set(ctx, "sluice:schema", schema, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(ctx, Config{URL: "redis://" + server.addr}); err == nil || !strings.Contains(err.Error(), "schema") {
+			t.Errorf("Open with schema %q: %v", schema, err)
+		}
+		if err := s.Ping(ctx); err == nil {
+			t.Errorf("Ping with schema %q of a store that was open: no error", schema)
+		}
+		if err := s.Put(ctx, k, []byte("x"), 0); err == nil || !strings.Contains(err.Error(), "schema") {
+			t.Errorf("Put with schema %q: %v", schema, err)
+		}
+	}
+	raw.FlushAll(ctx)
+	if err := s.Ping(ctx); err != nil {
+		t.Errorf("Ping of an emptied server: %v", err)
+	}
+	if err := s.Put(ctx, k, []byte("x"), 0); err != nil {
+		t.Errorf("Put to an emptied server: %v", err)
+	}
+	if got := raw.Get(ctx, "sluice:schema").Val(); got != "1" {
+		t.Errorf("the schema of an emptied server is then %q", got)
 	}
 }
 
