@@ -41,8 +41,8 @@ func (p *program) smoke(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
-// busiest returns the file and line that policies which run out of time are at most often,
-// "" where they don't.
+// busiest returns the file and line that policies which run out of time are longest at, ""
+// where they don't.
 func (p *program) busiest(ctx context.Context, in *Input, timeout time.Duration) (at string) {
 	input, err := inputValue(in, in.Findings)
 	if err != nil {
@@ -50,39 +50,50 @@ func (p *program) busiest(ctx context.Context, in *Input, timeout time.Duration)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	t := busyTracer{}
+	t := &busyTracer{spent: map[fileLine]time.Duration{}, since: time.Now()}
 	if _, err = p.query.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(in.Now), rego.EvalQueryTracer(t)); err == nil || ctx.Err() == nil {
 		return ""
 	}
-	most := 0
-	for line, n := range t {
-		if n > most {
-			at, most = fmt.Sprintf("%s:%d", line.file, line.row), n
+	t.move(t.at)
+	most := time.Duration(0)
+	for line, spent := range t.spent {
+		if spent > most && line.file != "" {
+			at, most = fmt.Sprintf("%s:%d", line.file, line.row), spent
 		}
 	}
 	return at
 }
 
-// A busyTracer counts how often an evaluation comes by each line.
-type busyTracer map[fileLine]int
+// A busyTracer measures how long an evaluation is at each line.
+type busyTracer struct {
+	spent map[fileLine]time.Duration
+	at    fileLine
+	since time.Time
+}
 
 type fileLine struct {
 	file string
 	row  int
 }
 
-var _ topdown.QueryTracer = busyTracer(nil)
+func (t *busyTracer) move(to fileLine) {
+	now := time.Now()
+	t.spent[t.at] += now.Sub(t.since)
+	t.at, t.since = to, now
+}
+
+var _ topdown.QueryTracer = (*busyTracer)(nil)
 
 // Enabled implements topdown.QueryTracer.
-func (t busyTracer) Enabled() bool { return true }
+func (t *busyTracer) Enabled() bool { return true }
 
 // Config implements topdown.QueryTracer.
-func (t busyTracer) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
+func (t *busyTracer) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
 
 // TraceEvent implements topdown.QueryTracer.
-func (t busyTracer) TraceEvent(e topdown.Event) {
-	if e.Location != nil && e.Location.File != "" {
-		t[fileLine{e.Location.File, e.Location.Row}]++
+func (t *busyTracer) TraceEvent(e topdown.Event) {
+	if e.Location != nil {
+		t.move(fileLine{e.Location.File, e.Location.Row})
 	}
 }
 
