@@ -131,6 +131,12 @@ func Import(ctx context.Context, s Store, archive io.ReadSeeker, overwrite bool)
 	return n, err
 }
 
+// CountArchive returns how many entries are in an archive, or why it can't be imported.
+func CountArchive(archive io.Reader) (n int, err error) {
+	err = readArchive(archive, func(archiveEntry) error { n++; return nil })
+	return n, err
+}
+
 func (a archiveEntry) writeTo(ctx context.Context, s Store, ttl time.Duration, overwrite bool) (bool, error) {
 	k := KeyOf(a.Kind, string(a.ID))
 	if overwrite {

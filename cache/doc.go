@@ -33,6 +33,11 @@
 //	served      Name(repository, digest)       value: when its relations were       100 B      30 days from last use
 //	                                           last written
 //	listing     Name(repository, blob)         map: manifest digest → how it lists  100 B each 30 days from last use
+//	vouched     Name(repository, blob)         value: empty: upstream has it there  0          30 days
+//	mixed       Name(repository)               value: empty: its images may list    0          30 days from last use
+//	                                           blobs by sha512
+//	missed      Name(digest, database)         value: when its verdict was first    30 B       twice StaleTags
+//	                                           missed
 //	parents     Name(repository, digest)       map: index digest → when             100 B each 30 days from last use
 //	tag         Name(repository, tag)          value: digest, when it was checked   200 B      24 hours
 //	base        Name(repository, tag)          value: what it points at, as some    10 KiB     24 hours

@@ -210,7 +210,7 @@ func (x *Exceptions) change(ctx context.Context, write func() error) error {
 	if err := write(); err != nil {
 		return err
 	}
-	if err := x.Store.Put(ctx, waiverRevKey(), []byte(rand.Text()), 0); err != nil {
+	if err := TellWaivers(ctx, x.Store); err != nil {
 		return err
 	}
 	x.mu.Lock()
@@ -218,6 +218,11 @@ func (x *Exceptions) change(ctx context.Context, write func() error) error {
 	x.look(ctx, true)
 	x.publish()
 	return x.storeErr
+}
+
+// TellWaivers has all who share a Store look at its waivers again.
+func TellWaivers(ctx context.Context, s cache.Store) error {
+	return s.Put(ctx, waiverRevKey(), []byte(rand.Text()), 0)
 }
 
 // storedRevision returns what changes when waivers do, "" where there never was one.

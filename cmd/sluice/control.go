@@ -55,6 +55,7 @@ func (h *house) controlServer() (*server, error) {
 	mux.Handle("/api/v1/waivers", waivers)
 	mux.Handle("/api/v1/waivers/", waivers)
 	mux.Handle(whatIfPath, (&api.WhatIfs{Gateway: h.gateway, Compile: h.candidate, Log: h.log}).Handler())
+	mux.HandleFunc("POST "+cachePath, h.serveCache)
 	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
 	return &server{newServer(mux, h.log), l}, nil
 }
