@@ -51,7 +51,8 @@
 // does not count.
 //
 // Input is checked against input.schema.json when policies are loaded, so a misspelt
-// field is an error with file and line, as a key of object.get and in functions too. So is
+// field is an error with file and line, as a key of object.get and in functions too; so is a
+// comparison with what a field never is, as severities in capitals. So is
 // what looks like a policy and would not be asked: violations in another package, a rule
 // named deny that nothing refers to. Optional fields may be absent: use object.get, or "not". Dates are YYYY-MM-DD, times RFC 3339; input.now is the time
 // of the decision, and time.now_ns() agrees with it. A date that can't be parsed is

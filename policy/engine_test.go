@@ -165,7 +165,7 @@ func TestRefusedAtLoad(t *testing.T) {
 		{"always of the wrong shape", "package sluice.policies.x\nviolations contains \"text\"", "sluice.policies.x: violations: an element is a string"},
 		{"always a built-in error", "package sluice.policies.x\nviolations contains {\"policy\": \"x\", \"message\": \"m\"} if time.parse_rfc3339_ns(\"soon\") > 1", "x.rego:2: eval_builtin_error"},
 		{"a loop without end", "package sluice.policies.x\nviolations contains {\"policy\": \"x\", \"message\": \"m\"} if {\n n := numbers.range(1, 100000)\n some a in n\n some b in n\n a * b == 7\n}", "x.rego:"},
-		{"always undefined", "package sluice.policies.x\nviolations := set() if input.request.action == \"never\"", "sluice.policies.x: violations is undefined"},
+		{"always undefined", "package sluice.policies.x\nviolations := set() if input.image.digest == \"never\"", "sluice.policies.x: violations is undefined"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -78,34 +78,19 @@ func mentioned(modules map[string]*ast.Module) map[string]bool {
 // of, and OPA doesn't see it: as a key of object.get, and of what a function was given. It
 // has OPA look at a copy of modules in which such keys are references.
 func misspelt(modules map[string]*ast.Module) error {
-	var schema any
-	if err := json.Unmarshal(inputSchema, &schema); err != nil {
-		return fmt.Errorf("input schema: %w", err)
+	d, schema, err := newDereferencer(modules)
+	if err != nil {
+		return err
 	}
-	d := &dereferencer{functions: map[string][]*ast.Rule{}, scopes: map[*ast.Rule]scope{}, words: map[string]bool{}, seen: map[*ast.Term]bool{}}
-	objects := map[string]bool{}
-	d.learn(schema, objects)
-	for _, m := range modules {
-		d.declare(m)
+	found, err := d.check(modules, schema)
+	if err != nil {
+		return err
 	}
-	copies := map[string]*ast.Module{}
-	for file, m := range modules {
-		m = m.Copy()
-		d.scope = scopeOf(m)
-		if _, err := ast.Transform(ast.NewGenericTransformer(d.transform), m); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
-		copies[file] = m
-	}
-	schemas := ast.NewSchemaSet()
-	schemas.Put(ast.SchemaRootRef, schema)
-	c := ast.NewCompiler().WithCapabilities(capabilities()).WithDefaultRegoVersion(ast.RegoV1).WithSchemas(schemas).SetErrorLimit(0)
-	c.Compile(copies)
 	var errs ast.Errors
-	for _, e := range c.Errors {
+	for _, e := range found {
 		// Other errors are of the copy, or told already. Objects that policies make
 		// themselves may have any keys.
-		if detail, ok := e.Details.(*ast.RefErrInvalidDetail); ok && objects[fmt.Sprint(detail.OneOf)] {
+		if detail, ok := e.Details.(*ast.RefErrInvalidDetail); ok && d.objects[fmt.Sprint(detail.OneOf)] {
 			errs = append(errs, e)
 		}
 	}
@@ -115,14 +100,57 @@ func misspelt(modules map[string]*ast.Module) error {
 	return nil
 }
 
+// newDereferencer knows the functions of modules and the fields of the input's schema, which
+// it returns, too.
+func newDereferencer(modules map[string]*ast.Module) (*dereferencer, any, error) {
+	var schema any
+	if err := json.Unmarshal(inputSchema, &schema); err != nil {
+		return nil, nil, fmt.Errorf("input schema: %w", err)
+	}
+	d := &dereferencer{
+		functions: map[string][]*ast.Rule{}, scopes: map[*ast.Rule]scope{}, words: map[string]bool{}, objects: map[string]bool{}, seen: map[*ast.Term]bool{},
+		of: func(call []*ast.Term, _ scope) []ast.Ref {
+			if ref := gotten(call); ref != nil {
+				return []ast.Ref{ref}
+			}
+			return nil
+		},
+		lookup: func(ast.Ref, scope) []ast.Ref { return nil },
+	}
+	d.learn(schema)
+	for _, m := range modules {
+		d.declare(m)
+	}
+	return d, schema, nil
+}
+
+// check returns what OPA has against a copy of modules in which what is read is a reference.
+func (d *dereferencer) check(modules map[string]*ast.Module, schema any) (ast.Errors, error) {
+	copies := map[string]*ast.Module{}
+	for file, m := range modules {
+		m = m.Copy()
+		d.scope = scopeOf(m)
+		if _, err := ast.Transform(ast.NewGenericTransformer(d.transform), m); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		copies[file] = m
+	}
+	schemas := ast.NewSchemaSet()
+	schemas.Put(ast.SchemaRootRef, schema)
+	c := ast.NewCompiler().WithCapabilities(capabilities()).WithDefaultRegoVersion(ast.RegoV1).WithSchemas(schemas).SetErrorLimit(0)
+	c.Compile(copies)
+	return c.Errors, nil
+}
+
 // A scope is what names in a module stand for.
 type scope struct {
-	pkg     ast.Ref
-	imports map[ast.Var]ast.Ref
+	pkg      ast.Ref
+	imports  map[ast.Var]ast.Ref
+	literals map[ast.Var][]*ast.Term
 }
 
 func scopeOf(m *ast.Module) scope {
-	s := scope{m.Package.Path, map[ast.Var]ast.Ref{}}
+	s := scope{m.Package.Path, map[ast.Var]ast.Ref{}, literalsOf(m)}
 	for _, i := range m.Imports {
 		if ref, ok := i.Path.Value.(ast.Ref); ok {
 			s.imports[i.Name()] = ref
@@ -152,12 +180,16 @@ type dereferencer struct {
 	functions map[string][]*ast.Rule
 	scopes    map[*ast.Rule]scope // of functions
 	words     map[string]bool     // every name of a field of the input
-	seen      map[*ast.Term]bool  // operators of calls that stand as they are
+	objects   map[string]bool     // the names of the fields of each of its objects
+	seen      map[*ast.Term]bool  // operators of calls, and heads of references, that stand as they are
 	scope     scope               // of the module that is transformed
+
+	of     func(call []*ast.Term, in scope) []ast.Ref // that a call stands for, of those that OPA knows
+	lookup func(ref ast.Ref, in scope) []ast.Ref      // that a reference stands for beside itself
 }
 
 // learn notes the fields of all objects in a schema.
-func (d *dereferencer) learn(schema any, objects map[string]bool) {
+func (d *dereferencer) learn(schema any) {
 	m, _ := schema.(map[string]any)
 	if properties, ok := m["properties"].(map[string]any); ok {
 		keys := slices.Sorted(maps.Keys(properties))
@@ -166,13 +198,13 @@ func (d *dereferencer) learn(schema any, objects map[string]bool) {
 			d.words[k] = true
 			values = append(values, ast.String(k))
 		}
-		objects[fmt.Sprint(values)] = true
+		d.objects[fmt.Sprint(values)] = true
 	}
 	for _, v := range m {
-		d.learn(v, objects)
+		d.learn(v)
 		if list, ok := v.([]any); ok {
 			for _, x := range list {
-				d.learn(x, objects)
+				d.learn(x)
 			}
 		}
 	}
@@ -211,6 +243,11 @@ func (d *dereferencer) transform(x any) (any, error) {
 		if t := d.dereferenced(x, x[0].Location); t != nil {
 			return t.Value, nil
 		}
+	case ast.Ref:
+		if refs := d.lookup(x, d.scope); !d.seen[x[0]] && len(refs) > 0 {
+			d.seen[x[0]] = true
+			return ast.NewArray(append(locatedAll(refs, x[0].Location), ast.NewTerm(x).SetLocation(x[0].Location))...), nil
+		}
 	}
 	return x, nil
 }
@@ -229,8 +266,11 @@ func some(e *ast.Every) *ast.Term {
 
 // dereferenced returns what stands for a call, nil for itself.
 func (d *dereferencer) dereferenced(call []*ast.Term, at *ast.Location) *ast.Term {
-	if ref := gotten(call); ref != nil {
-		return located(ref, at)
+	switch refs := d.of(call, d.scope); {
+	case len(refs) == 1:
+		return located(refs[0], at)
+	case len(refs) > 1:
+		return ast.ArrayTerm(locatedAll(refs, at)...).SetLocation(at)
 	}
 	var all []*ast.Term
 	for i, arg := range call[1:] {
@@ -276,8 +316,10 @@ func (d *dereferencer) read(name string, i, calls int) (paths []ast.Ref) {
 			}
 		}
 		calling := func(call []*ast.Term) {
-			if ref := gotten(call); ref != nil {
-				add(ref)
+			if refs := d.of(call, d.scopes[r]); len(refs) > 0 {
+				for _, ref := range refs {
+					add(ref)
+				}
 				return
 			}
 			for j, arg := range call[1:] {
@@ -291,7 +333,9 @@ func (d *dereferencer) read(name string, i, calls int) (paths []ast.Ref) {
 		ast.NewGenericVisitor(func(x any) bool {
 			switch x := x.(type) {
 			case ast.Ref:
-				add(x)
+				for _, ref := range append(d.lookup(x, d.scopes[r]), x) {
+					add(ref)
+				}
 			case ast.Call:
 				calling(x)
 			case *ast.Expr:
@@ -328,6 +372,13 @@ func reference(t *ast.Term) ast.Ref {
 		}
 	}
 	return nil
+}
+
+func locatedAll(refs []ast.Ref, at *ast.Location) (terms []*ast.Term) {
+	for _, ref := range refs {
+		terms = append(terms, located(ref, at))
+	}
+	return terms
 }
 
 // located returns a reference as it would stand somewhere.

@@ -122,3 +122,59 @@ func TestPoliciesBehindLinks(t *testing.T) {
 		t.Errorf("a circle: %v", err)
 	}
 }
+
+// TestLiteralsThatAFieldNeverHas: a rule that compares a field with what it never is would
+// be loaded and refuse nothing.
+func TestLiteralsThatAFieldNeverHas(t *testing.T) {
+	const wrong = `x.rego:5: f.severity is never "Critical": it is one of critical, high, low, medium, negligible, unknown; did you mean "critical"?`
+	const lib = "package sluice.lib\n\nbad(f) if f.severity == \"Hihg\"\n"
+	for text, want := range map[string]string{
+		said + `{ some f in input.findings; f.severity == "Critical" }`:                                               wrong,
+		said + `{ some f in input.findings; "Critical" = f.severity }`:                                                wrong,
+		said + `{ some f in input.findings; f.severity != "Critical" }`:                                               wrong,
+		said + `{ some f in input.findings; f.severity in {"Critical", "high"} }`:                                     wrong,
+		said + `{ some f in input.findings; object.get(f, "severity", "") == "Critical" }`:                            wrong,
+		said + `{ every f in input.findings { f.severity == "Critical" } }`:                                           wrong,
+		said + `count([f | some f in input.findings; f.severity == "Critical"]) > 0`:                                  wrong,
+		said + `{ some f in input.findings; f.severity in levels }` + "\n\nlevels := [\"Critical\"]":                  wrong,
+		said + `{ some f in input.findings; days[f.severity] > 3 }` + "\n\ndefault days := {\"Critical\": 3}":         wrong,
+		said + `{ some f in input.findings; worst := "Critical"; f.severity == worst }`:                               wrong,
+		said + `{ some f in input.findings; s := f.severity; s == "Critical" }`:                                       `x.rego:5: s is never "Critical"`,
+		said + `input.findings[_].severity == "CRITICAL"`:                                                             `input.findings[_].severity is never "CRITICAL"`,
+		said + `{ some f in input.findings; lib.bad(f) }`:                                                             `f.severity is never "Hihg": it is one of critical, high, low, medium, negligible, unknown; did you mean "high"?`,
+		said + `{ some f in input.findings; high(f) }` + "\n\nhigh(x) if x.cvss >= \"7\"":                             `f.cvss is a number, and here is compared with the string "7"; write it without quotes`,
+		said + `{ some f in input.findings; f.cvss > "7" }`:                                                           `x.rego:5: f.cvss is a number, and here is compared with the string "7"; write it without quotes`,
+		said + `{ some f in input.findings; f.fix.state == "Fixed" }`:                                                 `did you mean "fixed"?`,
+		said + `{ some f in input.findings; f.kev > 1 }`:                                                              `f.kev is a string, and here is compared with the number 1`,
+		said + `{ some f in input.findings; f.kev == true }`:                                                          `x.rego:5: rego_type_error: match error`,
+		said + `input.history.previously_allowed == "false"`:                                                          `x.rego:5: rego_type_error: match error`,
+		said + `input.image.tags[_] == 1`:                                                                             `x.rego:5: rego_type_error: match error`,
+		said + `input.scan.state == "unscanned"`:                                                                      `input.scan.state is never "unscanned": it is one of complete, failed,`,
+		said + `input.scan.cause == "timeout"`:                                                                        `input.scan.cause is never "timeout"`,
+		said + `not input.scan.state in {"complete", "Unsupported"}`:                                                  `input.scan.state is never "Unsupported"`,
+		said + `{ some f in input.findings; f.severity == "critical"; f.cvss > 7; f.fix.state != "wont-fix" }`:        ``,
+		said + `{ some f in input.findings; lower(f.severity) == "critical"; upper(f.severity) == "CRITICAL" }`:       ``,
+		said + `{ some f in input.findings; f.suppressed_by != null; object.get(f, "kev", null) == null }`:            ``,
+		said + `{ some f in input.findings; object.get(f, "kev", false) == false }`:                                   ``,
+		said + `object.get(input.scan, "cause", "none") in {"none", "scan_failed"}`:                                   ``,
+		said + `{ some f in input.findings; rank[f.severity] > 1 }` + "\n\nrank := {\"critical\": 2, \"high\": 1}":    ``,
+		said + `{ some f in [{"severity": "Critical"}]; f.severity == "Critical" }`:                                   ``,
+		said + `{ some a in input.image.attestations; a.predicate.severity == "Critical" }`:                           ``,
+		said + `{ some f in input.findings; is(f.severity, "Critical") }` + "\n\nis(a, b) if lower(b) == a":           ``,
+		said + `{ input.image.labels.tier == "Critical"; input.scan.counts.critical > 0; input.scan.cause == "" }`:    ``,
+		said + `{ some severity, n in input.scan.counts; weight[severity] * n > 9 }` + "\n\nweight := {\"other\": 1}": ``,
+	} {
+		dir := t.TempDir()
+		write(t, dir, "x.rego", "package sluice.policies.x\n\nimport data.sluice.lib\n\n"+text+"\n\nuses := lib\n")
+		if strings.Contains(text, "lib.bad") {
+			write(t, dir, "lib.rego", lib)
+		} else {
+			write(t, dir, "lib.rego", "package sluice.lib\n\nnothing := 1\n")
+		}
+		for of, err := range map[string]error{"open": openError(dir), "test": testError(dir)} {
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s: %s\n%v\nwant %q", of, text, err, want)
+			}
+		}
+	}
+}

@@ -198,7 +198,7 @@ func compileModules(ctx context.Context, modules map[string]*ast.Module, src sou
 	if c.Compile(modules); c.Failed() {
 		return nil, compileError(c.Errors)
 	}
-	return c, cmp.Or(src.missing(c), misspelt(modules))
+	return c, cmp.Or(src.missing(c), misspelt(modules), unheard(modules))
 }
 
 func newCompiler() *ast.Compiler {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sluicegate/sluice/scan"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -17,7 +19,18 @@ var update = flag.Bool("update", false, "write golden files anew")
 // TestInputSchema holds the schema that policies are checked against to the types
 // that they are given.
 func TestInputSchema(t *testing.T) {
-	want, err := json.MarshalIndent(schemaOf(reflect.TypeFor[Input]()), "", " ")
+	schema := schemaOf(reflect.TypeFor[Input]())
+	for path, words := range vocabulary() {
+		at := schema
+		for _, name := range strings.Split(path, ".") {
+			if at["type"] == "array" {
+				at = at["items"].(map[string]any)
+			}
+			at = at["properties"].(map[string]any)[name].(map[string]any)
+		}
+		at["enum"] = words
+	}
+	want, err := json.MarshalIndent(schema, "", " ")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,6 +43,23 @@ func TestInputSchema(t *testing.T) {
 	}
 	if !bytes.Equal(inputSchema, want) {
 		t.Errorf("input.schema.json is not what Input is; run go test ./policy -run %s -update", t.Name())
+	}
+}
+
+// vocabulary is what fields are one of, beside "".
+func vocabulary() map[string][]string {
+	kinds, formats := []string{"key", "keyless"}, []string{"bundle", "cosign-tag"}
+	return map[string][]string{
+		"request.action":     {"pull", "check", "admission"},
+		"findings.severity":  {"critical", "high", "medium", "low", "negligible", "unknown"},
+		"findings.fix.state": {"fixed", "not-fixed", "wont-fix", "unknown"},
+		"scan.state":         {string(scan.Complete), string(scan.Partial), string(scan.Pending), string(scan.Failed), string(scan.Limit), string(scan.Unsupported)},
+		"scan.cause": {
+			string(scan.CauseScanTimeout), string(scan.CauseScanFailed), string(scan.CauseScanLimit), string(scan.CauseNoRoom),
+			string(scan.CauseDBMissing), string(scan.CauseDBStale), string(scan.CauseStoreDown), string(scan.CauseUpstreamDown),
+		},
+		"image.signatures.kind": kinds, "image.signatures.format": formats,
+		"image.attestations.kind": kinds, "image.attestations.format": formats,
 	}
 }
 
