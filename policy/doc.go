@@ -278,7 +278,8 @@
 //
 // Content that changes must stay the same for 200 ms before it is used: half of a
 // policy file can be valid, and lets through what the whole would not. A bad policy
-// or waiver file leaves the last good one in place. A bad kill list adds its good
+// or waiver file leaves the last good one in place; the waivers of such a file lapse after 5
+// minutes, since the edit that spoilt it may have removed one. A bad kill list adds its good
 // lines to the last good list: nothing on either comes back to life by a typing error.
 //
 // Decisions are remembered under a hash of everything that they are made from, the

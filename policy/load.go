@@ -48,6 +48,7 @@ type sums struct{ policies, waivers, kill string }
 type loadState struct {
 	loadedAt                      time.Time
 	policyErr, waiverErr, killErr error
+	waiversBad                    time.Time // since when the waiver file is no good; zero where it is
 }
 
 func (s *loadState) err() error { return errors.Join(s.policyErr, s.waiverErr, s.killErr) }
@@ -130,10 +131,13 @@ func (e *Engine) load(ctx context.Context, f files) error {
 	}
 	if f.sums.waivers != e.tried.waivers {
 		w, err := waiversOf(e.c.WaiverFile, f)
-		if err == nil {
-			next.waivers = w
+		switch {
+		case err == nil:
+			next.waivers, state.waiversBad = w, time.Time{}
+		case state.waiversBad.IsZero():
+			state.waiversBad = e.c.Now()
 		}
-		state.waiverErr = err
+		state.waiverErr = next.waivers.kept(err, state.waiversBad)
 	}
 	if f.sums.kill != e.tried.kill {
 		next.kill, state.killErr = e.killOf(next.kill, f)
@@ -149,16 +153,21 @@ func (e *Engine) load(ctx context.Context, f files) error {
 		e.c.Log.ErrorContext(ctx, "the kill list has errors; its good lines hold", "error", err)
 		err = nil
 	}
-	next.revision = next.program.revision
-	for _, r := range []string{next.waivers.revision, e.modes.revision()} {
-		if r != "" {
-			next.revision += "-" + r
-		}
-	}
+	next.revision = e.revisionOf(&next)
 	state.loadedAt = e.c.Now().UTC()
 	e.tried, e.state = f.sums, state
 	e.current.Store(&next)
 	return err
+}
+
+func (e *Engine) revisionOf(s *snapshot) string {
+	revision := s.program.revision
+	for _, r := range []string{s.waivers.revision, e.modes.revision()} {
+		if r != "" {
+			revision += "-" + r
+		}
+	}
+	return revision
 }
 
 func (e *Engine) compileFiles(ctx context.Context, f files) (*program, error) {
@@ -190,6 +199,47 @@ func waiversOf(name string, f files) (*waiverSet, error) {
 		return nil, fmt.Errorf("waivers: %w", err)
 	}
 	return w, nil
+}
+
+// maxNamed is how many waivers one error names.
+const maxNamed = 10
+
+func (w *waiverSet) names() string {
+	var ids []string
+	for i := range w.all[:min(len(w.all), maxNamed)] {
+		ids = append(ids, clip(w.all[i].ID, 60))
+	}
+	if n := len(w.all) - maxNamed; n > 0 {
+		ids = append(ids, fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(ids, ", ")
+}
+
+// kept adds to what is wrong with a waiver file which waivers of the one before still hold,
+// and until when.
+func (w *waiverSet) kept(err error, since time.Time) error {
+	if err == nil || len(w.all) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; of the file as it was before these hold until %s: %s", err, since.Add(lapseAfter).UTC().Format(time.RFC3339), w.names())
+}
+
+// lapse ends the waivers of a waiver file that has been no good for 5 minutes: the edit that
+// spoilt it may have removed one.
+func (e *Engine) lapse(ctx context.Context) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.current.Load()
+	if e.state.waiversBad.IsZero() || len(old.waivers.all) == 0 || e.c.Now().Sub(e.state.waiversBad) < lapseAfter {
+		return
+	}
+	next := *old
+	next.waivers = &waiverSet{}
+	next.revision = e.revisionOf(&next)
+	e.state.waiverErr = fmt.Errorf("the waiver file has been no good for 5 minutes, and its waivers no longer hold (%s): mend it; %w", old.waivers.names(), errors.Unwrap(e.state.waiverErr))
+	e.state.loadedAt = e.c.Now().UTC()
+	e.current.Store(&next)
+	e.c.Log.ErrorContext(ctx, "waivers of the waiver file lapse", "revision", next.revision, "error", e.state.waiverErr)
 }
 
 // killOf returns the kill list of f. Where that can't be read whole, nothing that

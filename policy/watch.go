@@ -26,7 +26,8 @@ const (
 
 // Run follows changes of the directory and the files until ctx ends, and then
 // returns nil. A good change decides from then on; a bad one leaves what was loaded
-// before in place, is logged once and shown in Status.
+// before in place, is logged once and shown in Status; waivers of a file that is bad hold for
+// 5 minutes more.
 func (e *Engine) Run(ctx context.Context) error {
 	var events chan fsnotify.Event
 	var errs chan error
@@ -40,6 +41,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	e.c.Log.InfoContext(ctx, "policies decide", "revision", e.Revision(), "names", e.names())
 	e.follow(ctx) // what changed since Open
 	for {
 		select {
@@ -53,6 +55,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-poll.C:
 		}
 		e.follow(ctx)
+		e.lapse(ctx)
 		if w != nil {
 			e.watch(w)
 		}
@@ -137,7 +140,7 @@ func (e *Engine) follow(ctx context.Context) {
 	case err != nil:
 		e.c.Log.ErrorContext(ctx, "policy files have errors; what was good before stays", "revision", e.Revision(), "error", err)
 	default:
-		e.c.Log.InfoContext(ctx, "policy changed", "revision", e.Revision())
+		e.c.Log.InfoContext(ctx, "policy changed", "revision", e.Revision(), "names", e.names())
 	}
 }
 
@@ -145,4 +148,13 @@ func (e *Engine) seen(s sums) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.tried == s
+}
+
+// names are the policies that decide now: all of them are asked for each decision.
+func (e *Engine) names() string {
+	var names []string
+	for _, l := range e.Policies() {
+		names = append(names, l.Package)
+	}
+	return strings.Join(names, " ")
 }

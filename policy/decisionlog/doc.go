@@ -8,6 +8,11 @@
 // Every denial has a record. Of allows a share has one, and the same one to the same caller
 // again only after a while. The requests of one pull share a decision, and so a record.
 //
+// A record names the revision that decided, in bundles.policies.revision. All policies of a
+// revision are asked for each decision, so that those which result doesn't name had nothing
+// to say. Their names are in the gateway's own log, at its start and at each change
+// ("policies decide", "policy changed"), and in GET /api/v1/policies.
+//
 // # Why
 //
 // Note never waits: a log that is slow or gone must not hold up a pull. What it costs then
