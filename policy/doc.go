@@ -236,6 +236,7 @@
 // With neither it sets aside everything about the images it is for. It ends to the
 // second. What is set aside is listed in Decision.Waived and marked in the Answer:
 // suppressed, never hidden. No waiver reaches the kill list or policy_error.
+// One for a policy that is not loaded is kept, and told of.
 //
 // Waivers stand in the file, or in a Store, where Exceptions adds and removes them; both
 // hold. What one gateway changes there, others decide by a second later. While the Store

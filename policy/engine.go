@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -259,3 +260,10 @@ func (e *Engine) Killed(digests ...string) (reason string, killed bool) {
 // Revision names the content of the policies, waivers and modes that decide now. Equal
 // content has the same revision in every process.
 func (e *Engine) Revision() string { return e.snapshot().revision }
+
+// Names reports whether a policy may call itself so in what it says. Who makes names up of
+// parts can't be told: then it is no.
+func (e *Engine) Names(policy string) bool {
+	p := e.snapshot().program
+	return p.words[policy] || slices.ContainsFunc(p.listings, func(l Listing) bool { return l.Package == policy })
+}

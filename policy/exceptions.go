@@ -42,6 +42,8 @@ type Exceptions struct {
 	Attested bool
 	// Filed returns the waivers of the waiver file, whose IDs are taken. nil: none.
 	Filed func() ([]Waiver, error)
+	// Warn returns why a waiver sets nothing aside now, "" where it may. nil: nobody knows.
+	Warn func(*Waiver) string
 	// MaxLife is how long a waiver that is added may last; 0 is no limit.
 	MaxLife time.Duration
 	Now     func() time.Time // nil: time.Now

@@ -116,6 +116,7 @@ type program struct {
 	revision  string
 	given     string // that a bundle says of itself
 	hints     []string
+	words     map[string]bool // every name and string in what decides: those of its policies are among them
 }
 
 // compile parses and compiles policies, runs their tests and evaluates them once.
@@ -172,7 +173,7 @@ func compile(ctx context.Context, src sources, timeout time.Duration) (*program,
 	}
 	p := &program{
 		query: q, packages: packages, listings: listings, spots: spotsOf(modules, listings), needs: needsOf(modules),
-		manifests: manifests, data: src.data, mask: mask, revision: src.sum(), given: src.revision,
+		manifests: manifests, words: mentioned(modules), data: src.data, mask: mask, revision: src.sum(), given: src.revision,
 	}
 	if p.hints, err = absences(modules); err != nil {
 		return nil, err

@@ -64,6 +64,8 @@ type WaiverStatus struct {
 	Source string    `json:"source"` // file, store
 	State  string    `json:"state"`  // active, expiring, expired
 	Ends   time.Time `json:"ends"`   // at this instant it is over
+
+	Warning string `json:"warning,omitempty"` // why it sets nothing aside now, where that is known
 }
 
 func (w *Waiver) statusAt(now time.Time) WaiverStatus {
@@ -127,7 +129,18 @@ func (x *Exceptions) List(ctx context.Context) ([]WaiverStatus, error) {
 		return nil, x.storeErr
 	}
 	x.publish()
-	return statusOf(slices.Concat(filed, x.waivers), x.Now()), ctx.Err()
+	all := statusOf(slices.Concat(filed, x.waivers), x.Now())
+	for i := range all {
+		all[i].Warning = x.warning(&all[i].Waiver)
+	}
+	return all, ctx.Err()
+}
+
+func (x *Exceptions) warning(w *Waiver) string {
+	if x.Warn == nil {
+		return ""
+	}
+	return x.Warn(w)
 }
 
 func (x *Exceptions) filed() ([]Waiver, error) {
@@ -181,7 +194,9 @@ func (x *Exceptions) Add(ctx context.Context, w Waiver) (WaiverStatus, error) {
 	if err := x.change(ctx, func() error { return x.Store.PutField(ctx, waiversKey(), w.ID, value, 0) }); err != nil {
 		return WaiverStatus{}, err
 	}
-	return w.statusAt(now), nil
+	s := w.statusAt(now)
+	s.Warning = x.warning(&w)
+	return s, nil
 }
 
 // Remove ends a waiver of the Store, also one that can't be read, as quickly as Add has one

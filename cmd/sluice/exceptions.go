@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +21,7 @@ func (h *house) openExceptions(ctx context.Context) error {
 	h.exceptions = &policy.Exceptions{
 		Store: h.store, VEX: c.VEX, Attested: c.VEXAttestations, MaxLife: c.WaiverMax, Log: h.log,
 		Filed: func() ([]policy.Waiver, error) { return h.policies[c.Dir].FileWaivers(), nil },
+		Warn:  h.strayWaiver,
 	}
 	if h.forgetful {
 		g := running(h.config)
@@ -44,10 +48,12 @@ func (h *house) followExceptions(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		var reminders policy.Reminders
+		strays := map[string]bool{}
 		tick := time.NewTicker(remindEvery)
 		defer tick.Stop()
 		for {
 			h.remind(ctx, &reminders)
+			strays = h.tellStrays(ctx, strays)
 			select {
 			case <-ctx.Done():
 				return
@@ -69,8 +75,50 @@ func (h *house) remind(ctx context.Context, r *policy.Reminders) {
 	}
 }
 
+// strayWaiver says where a waiver is for a policy that is not loaded. That is no error: it
+// may be loaded later.
+func (h *house) strayWaiver(w *policy.Waiver) string {
+	if w.Scope.Policy == "" {
+		return ""
+	}
+	var loaded []string
+	for _, dir := range h.policyDirs() {
+		e := h.policies[dir]
+		if e == nil || e.Names(w.Scope.Policy) {
+			return ""
+		}
+		for _, l := range e.Policies() {
+			loaded = append(loaded, l.Package)
+		}
+	}
+	slices.Sort(loaded)
+	return fmt.Sprintf("no policy %s is loaded; loaded are %s", w.Scope.Policy, strings.Join(slices.Compact(loaded), ", "))
+}
+
+// tellStrays logs, once for each, waivers for policies that are not loaded, and returns which
+// these are. told are those of the time before.
+func (h *house) tellStrays(ctx context.Context, told map[string]bool) map[string]bool {
+	strays := map[string]bool{}
+	for _, w := range h.waivers() {
+		if w.Warning == "" || w.State == policy.WaiverExpired {
+			continue
+		}
+		id := w.Source + " " + w.ID
+		if strays[id] = true; !told[id] {
+			h.log.WarnContext(ctx, "a waiver sets nothing aside", "waiver", w.ID, "reason", w.Warning, "owner", w.Owner, "from", w.Source)
+		}
+	}
+	return strays
+}
+
 // waivers returns all waivers that decide here.
-func (h *house) waivers() []policy.WaiverStatus { return h.policies[h.config.Policy.Dir].Waivers() }
+func (h *house) waivers() []policy.WaiverStatus {
+	ws := h.policies[h.config.Policy.Dir].Waivers()
+	for i := range ws {
+		ws[i].Warning = h.strayWaiver(&ws[i].Waiver)
+	}
+	return ws
+}
 
 // measureExceptions counts waivers by how they stand, and VEX documents.
 func (h *house) measureExceptions() []prometheus.Collector {

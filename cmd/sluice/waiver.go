@@ -60,6 +60,7 @@ Exit status: 0 added, 1 not added, since the ID is taken, 2 usage, 3 could not f
 				if err != nil {
 					return waiverExit(err)
 				}
+				warnOf(cmd.ErrOrStderr(), added)
 				if g.output == "json" {
 					return printJSON(cmd.OutOrStdout(), added)
 				}
@@ -102,6 +103,7 @@ func waiverList(g *global) *cobra.Command {
 					return printJSON(cmd.OutOrStdout(), ws)
 				}
 				printWaivers(cmd.OutOrStdout(), ws)
+				warnOf(cmd.ErrOrStderr(), ws...)
 				return nil
 			})
 		},
@@ -143,6 +145,15 @@ func waiverExit(err error) error {
 		status = exitUsage
 	}
 	return &exitError{status, errors.New(clean(blame.Message))}
+}
+
+// warnOf tells of waivers that set nothing aside, as a running gateway knows it.
+func warnOf(w io.Writer, ws ...policy.WaiverStatus) {
+	for _, x := range ws {
+		if x.Warning != "" {
+			fmt.Fprintf(w, "%s waiver %s: %s\n", paletteFor(w).warn("warning:"), clean(x.ID), clean(x.Warning))
+		}
+	}
 }
 
 func printWaivers(w io.Writer, ws []policy.WaiverStatus) {
