@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/rego"
+
 	"github.com/sluicegate/sluice/scan"
 )
 
@@ -32,7 +34,8 @@ func inputWith(n int) Input {
 }
 
 // BenchmarkDecide measures a decision that is made, by the number of findings, and
-// one that is remembered. Waivers are there in the number of a big organisation.
+// one that is remembered; beside them what OPA alone takes for the policies, and a decision
+// by all of the cookbook. Waivers are there in the number of a big organisation.
 func BenchmarkDecide(b *testing.B) {
 	var w strings.Builder
 	w.WriteString("waivers:\n")
@@ -44,8 +47,34 @@ func BenchmarkDecide(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	book, err := Open(context.Background(), Config{Dir: "cookbook", Timeout: time.Minute})
+	if err != nil {
+		b.Fatal(err)
+	}
 	for _, n := range []int{20, 200, 2000} {
 		in := inputWith(n)
+		b.Run(fmt.Sprintf("bare/%d", n), func(b *testing.B) { // OPA alone, on input that is converted
+			b.ReportAllocs()
+			input, err := inputValue(&in, in.Findings)
+			if err != nil {
+				b.Fatal(err)
+			}
+			query := e.snapshot().program.query
+			for range b.N {
+				if rs, err := query.Eval(context.Background(), rego.EvalParsedInput(input), rego.EvalTime(in.Now)); err != nil || len(rs) != 1 {
+					b.Fatal(rs, err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("cookbook/%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := range b.N {
+				in.Request.Caller = fmt.Sprint(i)
+				if d := book.Decide(context.Background(), in); d.Cause != "" {
+					b.Fatal(d.Violations)
+				}
+			}
+		})
 		b.Run(fmt.Sprintf("made/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := range b.N {
