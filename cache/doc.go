@@ -53,6 +53,8 @@
 //	                                           image last; at most 100
 //	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
 //	                                           was in use, and when
+//	active      Name("database")               value: the database that all who     150 B      5 minutes, renewed
+//	                                           share the Store decide by
 //	lease       Name(work)                     value: who does it                   100 B      5 s to 1 minute, renewed
 //	fence       Name(work)                     value: token of who did it last      50 B       24 hours
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days

@@ -78,8 +78,8 @@ func (g *Gateway) Reevaluate(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 		db, err := g.Scanner.Database(ctx)
-		if err != nil {
-			continue // what is wrong with the database is said elsewhere
+		if err != nil || db.Elsewhere {
+			continue // what is wrong with the database is said elsewhere; who has it matches
 		}
 		err = g.reviewBy(ctx, db)
 		switch {

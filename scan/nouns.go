@@ -73,6 +73,10 @@ type Database struct {
 	Built    time.Time `json:"built"`
 	Checksum string    `json:"checksum"` // as grype reports it, such as "xxh64:…"
 	Dir      string    `json:"-"`        // directory that holds vulnerability.db, never rewritten once it is named here
+
+	// Elsewhere is set where other gateways have it and this one does not: verdicts by it
+	// count, and none can be made here.
+	Elsewhere bool `json:"-"`
 }
 
 // Counts holds the number of findings by severity; suppressed ones are not counted.

@@ -61,6 +61,21 @@ func (s *Scanner) noDatabase(err error) *Verdict {
 	return s.failed(CauseDBMissing, string(CauseDBMissing), err)
 }
 
+// stored returns the verdict by db that is stored, nil where there is none, and its key.
+func (s *Scanner) stored(ctx context.Context, rec *imageRecord, db Database) (*Verdict, cache.Key, error) {
+	key, err := s.verdictKey(rec, db)
+	if err != nil {
+		return nil, key, err
+	}
+	v := new(Verdict)
+	if err := s.get(ctx, key, v); err == nil {
+		return v, key, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.log().Warn("a verdict can't be read, the image is matched again", "key", key, "error", err)
+	}
+	return nil, key, nil
+}
+
 // match returns the verdict on an image whose SBOM is at hand: the one that is stored
 // for today's database, or a new one, which it stores. It returns an error only when
 // ctx ends; a verdict that there is none is not stored.
@@ -72,15 +87,19 @@ func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Ver
 	if err != nil {
 		return s.noDatabase(err), nil
 	}
-	key, err := s.verdictKey(rec, db)
-	if err != nil {
-		return nil, err
+	v, key, err := s.stored(ctx, rec, db)
+	if v != nil || err != nil {
+		return v, err
 	}
-	v := new(Verdict)
-	if err := s.get(ctx, key, v); err == nil {
-		return v, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		s.log().Warn("a verdict can't be read, the image is matched again", "key", key, "error", err)
+	if db.Elsewhere {
+		if db, err = s.here(ctx, db); ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		} else if err != nil {
+			return s.noDatabase(err), nil
+		}
+		if v, key, err = s.stored(ctx, rec, db); v != nil || err != nil {
+			return v, err
+		}
 	}
 
 	limited, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)

@@ -47,6 +47,7 @@ type house struct {
 	databases   *vuln.Databases
 	workers     *worker.Pool
 	scanner     *scan.Scanner
+	fleet       *scan.Fleet // what gateways that share the store agree on, else nil
 	exceptions  *policy.Exceptions
 	policies    map[string]*policy.Engine // by directory, "" is of the bundle or of those built in
 	bundle      bundleSource
@@ -180,6 +181,10 @@ func (h *house) openScanner() error {
 		Log:        h.log,
 	}
 	h.closers = append(h.closers, h.scanner.Close)
+	if h.local != nil {
+		h.fleet = &scan.Fleet{Store: h.store, Own: h.databases.Current, Behind: h.databases.Hurry, Log: h.log}
+		h.scanner.Database = h.fleet.Database
+	}
 	return nil
 }
 

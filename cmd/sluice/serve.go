@@ -280,6 +280,10 @@ func (h *house) checks(ctx context.Context) []check {
 	if db.LastError != "" {
 		database.Detail += fmt.Sprintf("; %s for a newer one in a row failed, the last at %s: %s", plural(db.Failures, "check"), db.LastCheck.UTC().Format(time.RFC3339), db.LastError)
 	}
+	if h.fleet != nil && h.fleet.Lacks() != "" {
+		database.OK = false
+		database.Detail += "; other gateways decide by a newer one, " + h.fleet.Lacks() + ", which is not here yet"
+	}
 	checks := []check{h.storeCheck(ctx), database, reevaluationCheck(h.gateway.Reevaluation())}
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policiesCheck(h.policies[dir].Status()))

@@ -178,7 +178,7 @@ func (s *scene) refusals(t *testing.T) {
 	})
 	t.Run("no Redis", func(t *testing.T) {
 		other := s.bareGateway(t, "store: redis://127.0.0.1:1/0")
-		other.wants(t, 3, "", []string{"serve"}, "Redis at 127.0.0.1:1")
+		other.wants(t, 3, "", []string{"connection", "list"}, "Redis at 127.0.0.1:1") // serve waits for it
 	})
 }
 

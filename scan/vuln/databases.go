@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v6 "github.com/anchore/grype/grype/db/v6"
@@ -63,6 +64,8 @@ type Databases struct {
 	step   func(string)     // told of each step of an installation, by tests
 	watch  time.Duration    // between Run's looks at what is active; the constant of that name where 0
 	bounds bounds
+
+	hurried atomic.Bool // somebody knows of a newer build
 
 	hashing sync.Mutex // held while a build is hashed: once is enough
 

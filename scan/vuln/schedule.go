@@ -53,6 +53,9 @@ func (d *Databases) Run(ctx context.Context) error {
 			}
 			return nil
 		case <-tick.C:
+			if f.hurry() && check == nil {
+				next.Reset(0)
+			}
 		case <-tidy.C:
 			d.tidy(ctx)
 		case <-next.C:
@@ -73,6 +76,20 @@ type follower struct {
 	failures int // checks that failed in a row
 	reason   Reason
 	since    time.Time // the first of them
+	rushed   time.Time // when a check was made out of turn
+}
+
+// Hurry has Run, within seconds, look for a newer build that somebody knows of, and once a
+// minute at most. While checks fail, they go on as they do.
+func (d *Databases) Hurry() { d.hurried.Store(true) }
+
+// hurry reports whether a check is due out of turn.
+func (f *follower) hurry() bool {
+	if !f.hurried.Swap(false) || f.Offline || f.failures > 0 || f.clock().Sub(f.rushed) < retry {
+		return false
+	}
+	f.rushed = f.clock()
+	return true
 }
 
 // begin looks for a newer build beside its caller, whom the channel tells how it ended.

@@ -1,0 +1,153 @@
+package scan
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sluicegate/sluice/cache"
+)
+
+// kindActive is the build of the vulnerability database that gateways decide by.
+const kindActive cache.Kind = "active"
+
+const (
+	activeTTL   = 5 * time.Minute // without a gateway that has it; then the newest that one has counts
+	activeEvery = time.Minute     // is it renewed by those that have it
+)
+
+// A Fleet has gateways that share a Store decide by one build of the vulnerability
+// database, the newest that one of them has: by two they would allow and deny an image in
+// turns. Its fields are set before the first call.
+type Fleet struct {
+	Store cache.Store
+	Own   func(context.Context) (Database, error) // the build that this gateway has, as Scanner.Database
+
+	// Behind is called, often and concurrently, while others decide by a newer build than
+	// this gateway has: it is to be fetched.
+	Behind func()
+	Log    *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	renewed time.Time
+	behind  string // checksum of the build that this gateway lacks, "" for none
+}
+
+// An activeRecord is what is stored under kindActive.
+type activeRecord struct {
+	Database
+	Renewed time.Time `json:"renewed"`
+}
+
+// Database returns the build to decide by. Where this gateway lacks it, it is Elsewhere:
+// verdicts that others have made by it count, and none can be made here. Where the Store
+// can't be read, it is what this gateway has.
+func (f *Fleet) Database(ctx context.Context) (Database, error) {
+	own, ownErr := f.Own(ctx)
+	key := cache.Name(kindActive, "database")
+	raw, err := f.Store.Get(ctx, key)
+	var active activeRecord
+	if err == nil {
+		err = json.Unmarshal(raw, &active)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return own, ownErr
+	}
+	if err != nil {
+		active = activeRecord{}
+	}
+	if ownErr == nil && !newer(active.Database, own) {
+		f.tell(own, "")
+		f.announce(cache.Direct(ctx), key, raw, own, active.Database)
+		return own, nil
+	}
+	if active.Checksum == "" || active.Checksum == own.Checksum { // which is stale here, by this gateway's limit
+		return own, ownErr
+	}
+	f.tell(active.Database, active.Checksum)
+	f.Behind()
+	active.Elsewhere = true
+	return active.Database, nil
+}
+
+// Lacks returns the build that others decide by and this gateway lacks, as of the last
+// call of Database; "" for none.
+func (f *Fleet) Lacks() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.behind
+}
+
+// newer orders builds, so that all agree which one counts.
+func newer(a, b Database) bool {
+	return cmp.Or(a.Built.Compare(b.Built), cmp.Compare(a.Checksum, b.Checksum)) > 0
+}
+
+// tell logs when this gateway falls behind, and when it has caught up.
+func (f *Fleet) tell(db Database, lacks string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.behind == lacks:
+		return
+	case lacks == "":
+		f.Log.Info("this gateway has the vulnerability database that the others decide by", "built", db.Built, "checksum", db.Checksum)
+	default:
+		f.Log.Warn("other gateways decide by a newer vulnerability database: until it is here, unknown images wait for it", "built", db.Built, "checksum", db.Checksum)
+	}
+	f.behind = lacks
+}
+
+// announce has others know that this gateway decides by own, from time to time. That it
+// can't is no trouble of the decision: the next call tries again.
+func (f *Fleet) announce(ctx context.Context, key cache.Key, old []byte, own, active Database) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); active.Checksum == own.Checksum && now.Sub(f.renewed) < activeEvery {
+		return
+	} else {
+		f.renewed = now
+	}
+	b, err := json.Marshal(activeRecord{own, f.renewed})
+	if err == nil && old == nil {
+		_, err = f.Store.PutNew(ctx, key, b, activeTTL)
+	} else if err == nil { // where another was quicker, the next call sees what it wrote
+		_, err = f.Store.PutIf(ctx, key, old, b, activeTTL)
+	}
+	if err != nil {
+		f.Log.Debug("can't tell other gateways of the vulnerability database", "error", err)
+	}
+}
+
+// databasePatience is how long a match waits for a build that this gateway is fetching,
+// databaseLook how often it looks.
+const (
+	databasePatience = 2 * time.Minute
+	databaseLook     = 200 * time.Millisecond
+)
+
+// here returns the build to match with, db unless that is elsewhere: then it waits for it.
+func (s *Scanner) here(ctx context.Context, db Database) (Database, error) {
+	lacking := db
+	for until := time.Now().Add(databasePatience); db.Elsewhere; {
+		if time.Now().After(until) {
+			return db, fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"",
+				ErrDatabaseMissing, lacking.Built.UTC().Format(time.RFC3339))
+		}
+		select {
+		case <-ctx.Done():
+			return db, context.Cause(ctx)
+		case <-time.After(databaseLook):
+		}
+		var err error
+		if db, err = s.Database(ctx); err != nil {
+			return db, err
+		}
+	}
+	return db, nil
+}

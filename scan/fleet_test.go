@@ -1,0 +1,103 @@
+package scan
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sluicegate/sluice/cache"
+)
+
+// inFleet has h decide by what it and others agree on; the count is of calls of Behind.
+func (h *house) inFleet(own func(context.Context) (Database, error)) (*Fleet, *atomic.Int32) {
+	var behind atomic.Int32
+	f := &Fleet{Store: h.store, Own: own, Behind: func() { behind.Add(1) }, Log: slog.New(slog.DiscardHandler)}
+	h.Database = f.Database
+	return f, &behind
+}
+
+// TestOneDatabase has a gateway with an old build decide by the verdicts of one with a new
+// build, and wait for that build where there is no verdict.
+func TestOneDatabase(t *testing.T) {
+	old := Database{Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Checksum: "xxh64:1", Dir: "old"}
+	recent := Database{Built: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Checksum: "xxh64:2", Dir: "new"}
+	a := newHouse(t)
+	b := a.another(t)
+	var has atomic.Pointer[Database]
+	has.Store(&old)
+	lags, behind := b.inFleet(func(context.Context) (Database, error) { return *has.Load(), nil })
+	if db, err := lags.Database(t.Context()); err != nil || db != old {
+		t.Fatalf("alone, it decides by %+v, %v", db, err)
+	}
+	a.inFleet(func(context.Context) (Database, error) { return recent, nil })
+	content := layerOf(tarOf(t, "a"))
+	img := imageOf(t, ociConfig, content)
+	a.run(t, img, content)
+
+	if v, err := b.Cached(t.Context(), img.Digest); err != nil || v.Scan.Database.Checksum != recent.Checksum {
+		t.Errorf("the other's verdict: %+v, %v", v, err)
+	}
+	if behind.Load() == 0 || lags.Lacks() != recent.Checksum {
+		t.Errorf("it was told %d times that it lags, behind %q", behind.Load(), lags.Lacks())
+	}
+	b.engine.match = func(_ context.Context, _ []byte, db Database) (*Matches, error) {
+		if db.Dir != "new" {
+			t.Errorf("matched with %+v", db)
+		}
+		return &Matches{DistroKnown: true}, nil
+	}
+	unknown := layerOf(tarOf(t, "b"))
+	before := behind.Load()
+	go func() {
+		for behind.Load() < before+5 && t.Context().Err() == nil { // it looks for the build again and again
+			time.Sleep(time.Millisecond)
+		}
+		has.Store(&recent)
+	}()
+	if v, _ := b.run(t, imageOf(t, ociConfig, unknown), unknown); v.Scan.State != Complete || v.Scan.Database.Checksum != recent.Checksum {
+		t.Errorf("an unknown image: %+v", v.Scan)
+	}
+	if lags.Lacks() != "" {
+		t.Errorf("it has the build and lacks %q", lags.Lacks())
+	}
+	has.Store(&old) // put back by hand: the others' still counts
+	if db, err := lags.Database(t.Context()); err != nil || !db.Elsewhere || db.Checksum != recent.Checksum {
+		t.Errorf("set back, it decides by %+v, %v", db, err)
+	}
+}
+
+// TestNoDatabaseOfItsOwn has a gateway without a build answer by the verdicts of others,
+// and by none once nobody has that build any more.
+func TestNoDatabaseOfItsOwn(t *testing.T) {
+	h := newHouse(t)
+	f, _ := h.inFleet(func(context.Context) (Database, error) { return Database{}, ErrDatabaseMissing })
+	if _, err := f.Database(t.Context()); !errors.Is(err, ErrDatabaseMissing) {
+		t.Errorf("without any: %v", err)
+	}
+	if _, err := h.store.Get(t.Context(), cache.Name(kindActive, "database")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it announced nothing: %v", err)
+	}
+	other := &Fleet{Store: h.store, Own: func(context.Context) (Database, error) { return h.db, nil }, Log: f.Log}
+	if _, err := other.Database(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if db, err := f.Database(t.Context()); err != nil || !db.Elsewhere || db.Checksum != h.db.Checksum {
+		t.Errorf("beside one that has it: %+v, %v", db, err)
+	}
+	if err := h.store.Put(t.Context(), cache.Name(kindActive, "database"), []byte("garbage"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Database(t.Context()); !errors.Is(err, ErrDatabaseMissing) {
+		t.Errorf("beside garbage: %v", err)
+	}
+	if _, err := other.Database(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if db, err := f.Database(t.Context()); err != nil || !db.Elsewhere {
+		t.Errorf("garbage was not replaced: %+v, %v", db, err)
+	}
+}
