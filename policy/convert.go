@@ -19,6 +19,46 @@ import (
 // findings and packages are converted by hand, since they are nearly all of an input: it
 // takes a quarter of the time.
 func inputValue(in *Input, active []scan.Finding) (ast.Value, error) {
+	findings, err := findingsTerm(active)
+	if err != nil {
+		return nil, err
+	}
+	return inputOf(in, findings)
+}
+
+// findingsTerm is what Rego sees as input.findings.
+func findingsTerm(active []scan.Finding) (*ast.Term, error) {
+	c := converter{terms: map[string]*ast.Term{}}
+	fs := make([]*ast.Term, len(active))
+	for i := range active {
+		var err error
+		if fs[i], err = c.finding(&active[i]); err != nil {
+			return nil, err
+		}
+	}
+	return ast.ArrayTerm(fs...), nil
+}
+
+// termBytes is about how much memory the term of a finding takes.
+const termBytes = 3 << 10
+
+// findings is findingsTerm, made once for a verdict of which nothing is set aside.
+func (p *program) findings(in *Input, active []scan.Finding) (*ast.Term, error) {
+	if in.Sum == 0 || len(active) != len(in.Findings) {
+		return findingsTerm(active)
+	}
+	if t, ok := p.converted.Get(in.Sum); ok {
+		return t, nil
+	}
+	t, err := findingsTerm(active)
+	if err == nil {
+		p.converted.Put(in.Sum, t, termBytes*(1+len(active)))
+	}
+	return t, err
+}
+
+// inputOf is inputValue with findings that are converted.
+func inputOf(in *Input, findings *ast.Term) (ast.Value, error) {
 	doc := *in
 	doc.Findings, doc.Packages = []scan.Finding{}, nil
 	doc.Request.Groups = orEmpty(doc.Request.Groups)
@@ -37,13 +77,7 @@ func inputValue(in *Input, active []scan.Finding) (ast.Value, error) {
 		return nil, fmt.Errorf("input is %T", v)
 	}
 	c := converter{terms: map[string]*ast.Term{}}
-	fs := make([]*ast.Term, len(active))
-	for i := range active {
-		if fs[i], err = c.finding(&active[i]); err != nil {
-			return nil, err
-		}
-	}
-	o.Insert(c.word("findings"), ast.ArrayTerm(fs...))
+	o.Insert(c.word("findings"), findings)
 	if len(in.Packages) > 0 {
 		ps := make([]*ast.Term, len(in.Packages))
 		for i := range in.Packages {

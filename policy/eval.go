@@ -26,7 +26,11 @@ type output struct {
 // eval asks all policies about in, of whose findings they see only active. Any
 // outcome that is not a well-formed answer of each of them is an error.
 func (p *program) eval(ctx context.Context, in *Input, active []scan.Finding, timeout time.Duration) (output, error) {
-	input, err := inputValue(in, active)
+	findings, err := p.findings(in, active)
+	if err != nil {
+		return output{}, fmt.Errorf("convert input: %w", err)
+	}
+	input, err := inputOf(in, findings)
 	if err != nil {
 		return output{}, fmt.Errorf("convert input: %w", err)
 	}

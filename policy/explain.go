@@ -138,7 +138,7 @@ func (e *Engine) updates(ctx context.Context, s *snapshot, in Input, x Explanati
 		}
 		left = append(left, f)
 	}
-	in.Findings = left
+	in.Findings, in.Sum = left, 0
 	d, err := e.replay(ctx, s, in)
 	if err != nil {
 		return nil

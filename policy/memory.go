@@ -3,10 +3,7 @@ package policy
 import (
 	"container/list"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
-	"hash/maphash"
-	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -26,9 +23,6 @@ const (
 // A key names a decision by everything that it is made from.
 type key [sha256.Size]byte
 
-// findingsSeed makes the hash of findings one that a stranger can't aim at.
-var findingsSeed = maphash.MakeSeed()
-
 // keyOf hashes what a decision is made from: the image, the verdict, the class of
 // caller, policies and waivers. Only two things are left out: the time, which bounds
 // how long a decision is remembered, and when the image was last allowed, which each
@@ -43,57 +37,20 @@ func keyOf(s *snapshot, in *Input) key {
 	b = append(b, 0)
 	b = append(b, s.revision...)
 	b = append(b, 0)
-	b = strconv.AppendUint(b, hashFindings(in.Findings, in.Packages), 16)
+	b = strconv.AppendUint(b, in.sum(), 16)
+	b = append(b, 0)
+	b = strconv.AppendUint(b, scan.SumPackages(in.Packages), 16)
 	return sha256.Sum256(b)
 }
 
-// hashFindings goes over every field of findings and packages. The verdict's identity would do as long as
-// nobody ever builds two of one identity; a wrong hit here would let an image pass.
-func hashFindings(fs []scan.Finding, ps []scan.Package) uint64 {
-	var h maphash.Hash
-	h.SetSeed(findingsSeed)
-	buf := make([]byte, 0, 1024)
-	str := func(s string) {
-		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(s)))
-		buf = append(buf, s...)
+// sum returns the sum of in's findings. It covers every field of theirs: a verdict's identity
+// would do as long as nobody ever builds two of one identity; a wrong hit here would let an
+// image pass.
+func (in *Input) sum() uint64 {
+	if in.Sum == 0 {
+		return scan.SumFindings(in.Findings)
 	}
-	list := func(l []string) {
-		buf = binary.LittleEndian.AppendUint32(buf, uint32(len(l)))
-		for _, s := range l {
-			str(s)
-		}
-	}
-	pkg := func(p *scan.Package) {
-		for _, s := range [...]string{p.Name, p.Version, p.Type, p.PURL} {
-			str(s)
-		}
-		list(p.Licenses)
-	}
-	for i := range fs {
-		f := &fs[i]
-		buf = buf[:0]
-		for _, s := range [...]string{
-			f.ID, f.Severity, f.KEV, f.Published, f.FirstSeen, f.Fix.State, f.Fix.Available, string(f.Layer), f.Path,
-		} {
-			str(s)
-		}
-		pkg(&f.Package)
-		list(f.Aliases)
-		list(f.Fix.Versions)
-		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.CVSS))
-		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.EPSS))
-		buf = binary.LittleEndian.AppendUint64(buf, math.Float64bits(f.Percentile))
-		if f.SuppressedBy != nil {
-			str(*f.SuppressedBy)
-		}
-		h.Write(buf)
-	}
-	for i := range ps {
-		buf = buf[:0]
-		pkg(&ps[i])
-		h.Write(buf)
-	}
-	return h.Sum64()
+	return in.Sum
 }
 
 // nextHour is when next a whole number of hours will have passed since a time or a date in

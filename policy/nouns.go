@@ -26,6 +26,10 @@ type Input struct {
 	Packages []scan.Package `json:"packages,omitempty"` // all of the SBOM; only where a policy refers to them
 	History  History        `json:"history"`
 	Now      time.Time      `json:"now"` // the decision's time, so that a replay decides the same
+
+	// Sum is scan.SumFindings of Findings, or 0 for it to be made: so that a decision about
+	// a verdict that stands need not look at each of them.
+	Sum uint64 `json:"-"`
 }
 
 // A Request says who asks. It holds nothing that differs between HEAD and GET, or

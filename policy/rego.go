@@ -20,6 +20,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage"
+
+	"github.com/sluicegate/sluice/cache"
 )
 
 //go:embed default/*.rego
@@ -109,10 +111,11 @@ type program struct {
 	packages  []string // below data.sluice.policies, in the order of the query's variables
 	listings  []Listing
 	spots     []ruleSpot
-	needs     needs                   // of the input
-	manifests []*manifest             // Chainguard's, by name
-	data      map[string]any          // of data documents
-	mask      *rego.PreparedEvalQuery // of the decision log; nil for none
+	needs     needs                         // of the input
+	manifests []*manifest                   // Chainguard's, by name
+	data      map[string]any                // of data documents
+	mask      *rego.PreparedEvalQuery       // of the decision log; nil for none
+	converted cache.Memo[uint64, *ast.Term] // findings, by their sum
 	revision  string
 	given     string // that a bundle says of itself
 	hints     []string

@@ -61,6 +61,7 @@ func (g *Gateway) inputFor(ctx context.Context, engine *policy.Engine, caller au
 		Image:    img,
 		Scan:     v.Scan,
 		Findings: v.Findings,
+		Sum:      v.Sum,
 		Now:      g.now().UTC(),
 	}
 	if in.Request.Groups == nil {

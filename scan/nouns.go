@@ -142,4 +142,8 @@ type Summary struct {
 type Verdict struct {
 	Scan     Summary   `json:"scan"`
 	Findings []Finding `json:"findings"` // worst first, never null in JSON
+
+	// Sum is SumFindings of Findings, which are then not changed any more; 0 where nobody
+	// has made it yet.
+	Sum uint64 `json:"-"`
 }
