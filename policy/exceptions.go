@@ -19,8 +19,8 @@ import (
 
 const (
 	// lookEvery is how often the Store and the VEX files are looked at for changes: what
-	// one replica changes the others decide by a second later.
-	lookEvery = time.Second
+	// one replica changes the others decide by within a second.
+	lookEvery = 500 * time.Millisecond
 	// rereadEvery is how often waivers are read whole, whatever their revision says: the
 	// process that changed them can have died before it said so.
 	rereadEvery = 30 * time.Second

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/proxy/auth"
@@ -105,6 +106,9 @@ func (g *Gateway) claim(ctx context.Context, caller auth.Caller, rt route) (*cla
 		return nil, err
 	}
 	ls, other, err := g.listersOf(ctx, rt.repo, rt.digest)
+	if err == nil && len(ls) == 0 { // another replica may have served the manifest just now
+		ls, other, err = g.listersOf(cache.Direct(ctx), rt.repo, rt.digest)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -275,6 +275,26 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// TestClientCertificate has a server demand one.
+func TestClientCertificate(t *testing.T) {
+	cert, key := certificate(t, "redis.test")
+	strange, strangeKey := certificate(t, "redis.test")
+	addr := freePort(t)
+	_, port, _ := net.SplitHostPort(addr)
+	startServer(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "yes")
+	c := Config{URL: "rediss://" + addr, CAFile: cert, ServerName: "redis.test", CertFile: cert, KeyFile: key}
+	s := mustOpen(t, c)
+	if err := s.Put(t.Context(), cache.Name("a", "b"), []byte("x"), 0); err != nil {
+		t.Error(err)
+	}
+	for _, pair := range [][2]string{{"", ""}, {strange, strangeKey}} {
+		c.CertFile, c.KeyFile = pair[0], pair[1]
+		if _, err := Open(t.Context(), c); err == nil || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("Open with the certificate %q: %v, want that it is not accepted", pair[0], err)
+		}
+	}
+}
+
 func TestFit(t *testing.T) {
 	for _, test := range []struct{ info, want string }{
 		{"redis_version:7.0.15\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", ""},

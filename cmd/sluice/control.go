@@ -57,7 +57,7 @@ func (h *house) controlServer() (*server, error) {
 	mux.Handle(whatIfPath, (&api.WhatIfs{Gateway: h.gateway, Compile: h.candidate, Log: h.log}).Handler())
 	mux.HandleFunc("POST "+cachePath, h.serveCache)
 	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
-	return &server{newServer(mux, h.log), l}, nil
+	return &server{Server: newServer(mux, h.log), listener: l}, nil
 }
 
 // control is a running gateway, seen through its control socket.

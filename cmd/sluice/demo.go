@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -205,16 +204,15 @@ func (d *demo) openGateway(ctx context.Context) (stop func() error, err error) {
 		return nil, errors.Join(err, h.close())
 	}
 	d.gateway = servers[0].listener.Addr().String()
-	var serving sync.WaitGroup
+	failed := make(chan error, len(servers)) // the demo's next step says so
 	for _, s := range servers {
-		serving.Go(func() { _ = s.run() })
+		s.start(failed)
 	}
 	d.say("   at %s, with syft, grype and %d policies in it", d.gateway, h.policies[""].Status().Policies)
 	return func() error {
 		for _, s := range servers {
-			s.Close()
+			s.stop()
 		}
-		serving.Wait()
 		return h.close()
 	}, nil
 }

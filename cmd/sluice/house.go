@@ -57,8 +57,9 @@ type house struct {
 	gateway     *proxy.Gateway
 	tracing     *tracing // nil where nobody asked for traces
 
-	warm    atomic.Pointer[string] // "" once a worker is warm, else why none is
-	closers []func() error
+	building atomic.Pointer[string] // what is still waited for; "" once everything above is there
+	warm     atomic.Pointer[string] // "" once a worker is warm, else why none is
+	closers  []func() error
 
 	traffic  traffic
 	stopping atomic.Bool // set once the gateway only waits for its traffic to end
@@ -83,41 +84,60 @@ func (g *global) load() (configs.Config, error) {
 	return c, nil
 }
 
-// build wires a gateway. On an error what was built is taken down again.
-func build(ctx context.Context, c configs.Config, log *slog.Logger) (_ *house, err error) {
+// newHouse returns a house that is to be built.
+func newHouse(c configs.Config, log *slog.Logger) *house {
 	h := &house{config: c, log: log, metrics: prometheus.NewRegistry()}
+	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	h.waitsFor("starting")
+	return h
+}
+
+// waitsFor says why the house isn't built yet; "" says that it is.
+func (h *house) waitsFor(what string) { h.building.Store(&what) }
+
+// build returns a house that is wired.
+func build(ctx context.Context, c configs.Config, log *slog.Logger) (*house, error) {
+	h := newHouse(c, log)
+	return h, h.build(ctx)
+}
+
+// build wires the gateway. On an error what was built is taken down again.
+func (h *house) build(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			h.close()
 		}
 	}()
-	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("state_dir: %w; set it to a folder that may be written", err)
+	if err := os.MkdirAll(h.config.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state_dir: %w; set it to a folder that may be written", err)
 	}
 	if err := h.openStore(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	h.closers = append(h.closers, h.store.Close)
 	if err := h.openSpools(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := h.openScanner(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := h.openConnections(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := h.openPolicy(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	if h.tracing, err = openTracing(ctx, log); err != nil {
-		return nil, err
+	if h.tracing, err = openTracing(ctx, h.log); err != nil {
+		return err
 	}
 	if h.tracing != nil {
 		h.closers = append(h.closers, h.tracing.close)
 	}
-	return h, h.openGateway()
+	if err := h.openGateway(); err != nil {
+		return err
+	}
+	h.waitsFor("")
+	return nil
 }
 
 // close takes the house down and returns what went wrong with that.

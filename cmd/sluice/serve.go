@@ -2,23 +2,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
 	"github.com/sluicegate/sluice/configs"
-	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/proxy/api"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/scan"
@@ -68,7 +63,15 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	if err := configs.CheckListen(c.Listen, c.TLS.CertFile != "", c.Auth.HtpasswdFile != "", c.AllowPlainHTTP, c.AllowAnonymous); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	h, err := build(ctx, c, log)
+	h := newHouse(c, log)
+	admin, err := h.listenAdmin()
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 3)
+	admin.start(failed)
+	defer admin.stop()
+	err = h.build(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		log.Info("stopped before anything was served")
@@ -76,7 +79,10 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	case err != nil:
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() {
+		admin.stop() // it asks the house
+		err = errors.Join(err, h.close())
+	}()
 	h.measure()
 	var background sync.WaitGroup
 	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -89,13 +95,9 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		return err
 	}
 	background.Go(func() { h.report(backgroundCtx) })
-	failed := make(chan error, len(servers))
 	for _, s := range servers {
-		background.Go(func() {
-			if err := s.run(); !errors.Is(err, http.ErrServerClosed) {
-				failed <- err
-			}
-		})
+		s.start(failed)
+		defer s.stop()
 	}
 	log.Info("serving", "listen", c.Listen, "tls", c.TLS.CertFile != "", "upstream", c.DefaultUpstream, "mode", c.Gate.Mode, "state", c.StateDir, "version", versionText())
 	select {
@@ -110,10 +112,9 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	if err == nil {
 		h.traffic.drain(drain)
 	}
-	for _, s := range servers {
+	for _, s := range append(servers, admin) {
 		if e := s.Shutdown(drain); e != nil {
 			log.Warn("cut responses that were still open", "error", e)
-			s.Close()
 		}
 	}
 	return err
@@ -141,6 +142,25 @@ func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
 type server struct {
 	*http.Server
 	listener net.Listener
+	serving  sync.WaitGroup
+}
+
+// start serves until stop, and tells failed of an end that nobody asked for.
+func (s *server) start(failed chan<- error) {
+	if s.listener == nil { // it is off
+		return
+	}
+	s.serving.Go(func() {
+		if err := s.run(); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	})
+}
+
+// stop cuts what is open, and returns when nothing is served any more.
+func (s *server) stop() {
+	s.Close()
+	s.serving.Wait()
 }
 
 func (s *server) run() error {
@@ -150,8 +170,20 @@ func (s *server) run() error {
 	return s.Serve(s.listener)
 }
 
-// listen opens every address before the first request is served: a port in use is
-// said at once.
+// listenAdmin opens the address for operators, who may ask before anything is built.
+func (h *house) listenAdmin() (*server, error) {
+	if h.config.AdminListen == "" {
+		return &server{Server: newServer(nil, h.log)}, nil
+	}
+	l, err := listenOn("admin_listen", h.config.AdminListen)
+	if err != nil {
+		return nil, err
+	}
+	return &server{Server: newServer(h.adminHandler(), h.log), listener: l}, nil
+}
+
+// listen opens every address for clients before the first request is served: a port in use
+// is said at once.
 func (h *house) listen() (servers []*server, err error) {
 	defer func() {
 		if err != nil {
@@ -165,13 +197,6 @@ func (h *house) listen() (servers []*server, err error) {
 		return nil, err
 	}
 	servers = append(servers, main)
-	if h.config.AdminListen != "" {
-		l, err := listenOn("admin_listen", h.config.AdminListen)
-		if err != nil {
-			return servers, err
-		}
-		servers = append(servers, &server{newServer(h.adminHandler(), h.log), l})
-	}
 	control, err := h.controlServer()
 	if err != nil {
 		return servers, err
@@ -184,7 +209,7 @@ func (h *house) mainServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{newServer(h.traffic.count(h.tracing.requests(h.handler())), h.log), l}
+	s := &server{Server: newServer(h.traffic.count(h.tracing.requests(h.handler())), h.log), listener: l}
 	if h.config.TLS.CertFile == "" {
 		return s, nil
 	}
@@ -233,79 +258,6 @@ func (h *house) handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
-}
-
-// adminHandler serves operators.
-func (h *house) adminHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("/readyz", h.ready)
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return mux
-}
-
-// A check is one reason to be ready or not.
-type check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"`
-}
-
-// ready answers 200 when an unknown image can be pulled, fetched, scanned and decided
-// now, and otherwise 503 with the reasons.
-func (h *house) ready(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-	defer cancel()
-	checks := h.checks(ctx)
-	ok := true
-	for _, c := range checks {
-		ok = ok && c.OK
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if !ok {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	json.NewEncoder(w).Encode(map[string]any{"ready": ok, "checks": checks})
-}
-
-func (h *house) checks(ctx context.Context) []check {
-	db := h.databases.Status(ctx)
-	database := check{Name: "database", OK: db.Error == "", Detail: db.Error}
-	if database.OK {
-		database.Detail = "built " + db.Built.UTC().Format(time.RFC3339)
-	}
-	if db.LastError != "" {
-		database.Detail += fmt.Sprintf("; %s for a newer one in a row failed, the last at %s: %s", plural(db.Failures, "check"), db.LastCheck.UTC().Format(time.RFC3339), db.LastError)
-	}
-	if h.fleet != nil && h.fleet.Lacks() != "" {
-		database.OK = false
-		database.Detail += "; other gateways decide by a newer one, " + h.fleet.Lacks() + ", which is not here yet"
-	}
-	checks := []check{h.storeCheck(ctx), database, reevaluationCheck(h.gateway.Reevaluation())}
-	for _, dir := range h.policyDirs() {
-		checks = append(checks, policiesCheck(h.policies[dir].Status()))
-	}
-	checks = append(checks, h.workerCheck())
-	if h.stopping.Load() {
-		checks = append(checks, check{"serving", false, "stopping; only pulls in flight are to finish here"})
-	}
-	return checks
-}
-
-// policiesCheck says which policies decide. There always are some: where the newest are
-// bad, the last good ones do.
-func policiesCheck(p policy.Status) check {
-	c := check{Name: "policy", OK: true, Detail: p.Source + ", revision " + p.Revision}
-	if n := len(p.Expiring); n > 0 {
-		c.Detail += "; " + plural(n, "waiver") + " of " + strconv.Itoa(p.Waivers) + " in force will end within 7 days"
-	}
-	if p.LastError != "" {
-		c.Detail += "; the newest could not be loaded: " + p.LastError
-	}
-	return c
 }
 
 // policySets lists the policies that decide, those of policy.dir or policy.bundle first.

@@ -62,6 +62,7 @@ func (h *house) openStore(ctx context.Context) (err error) {
 	for waited := false; errors.Is(err, cache.ErrDown) && ctx.Err() == nil; waited = true {
 		if !waited {
 			h.log.Error("waiting for the store: nothing is served until it can be reached", "error", err)
+			h.waitsFor("waiting for the store: " + err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -72,6 +73,7 @@ func (h *house) openStore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	h.waitsFor("starting")
 	h.local = cache.NewLocal(shared, cache.LocalConfig{Fixed: fixedKinds(), Never: uncopiedKinds(), Log: h.log})
 	h.store = h.local
 	return nil

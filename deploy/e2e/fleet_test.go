@@ -20,8 +20,11 @@ func (s *scene) fleet(t *testing.T) {
 	first := s.bareGateway(t, more...)
 	first.process = start(t, nil, s.sluice, "serve", "--config", first.config)
 	first.process.await(t, "waiting for Redis", 20*time.Second, func() bool { return strings.Contains(first.out.String(), "waiting for the store") })
+	if lives, ready := first.status("/healthz"), first.status("/readyz"); lives != 200 || ready != 503 {
+		t.Errorf("a gateway that waits for Redis answers health checks with %d and %d, want 200 and 503", lives, ready)
+	}
 	startRedis(t, addr)
-	first.await(t, "up", time.Minute, func() bool { return first.status("/healthz") == 200 })
+	first.await(t, "up", time.Minute, func() bool { return strings.Contains(first.out.String(), "serving") })
 	s.importDatabase(t, first)
 	first.connect(t)
 	first.await(t, "ready", time.Minute, func() bool { return first.status("/readyz") == 200 })
