@@ -30,7 +30,7 @@ func inputWith(n int) Input {
 		}
 		in.Findings = append(in.Findings, f)
 	}
-	in.Sum = scan.SumFindings(in.Findings) // as a gateway has it
+	in.Sum = scan.SumOf(in.Findings) // as a gateway has it
 	return in
 }
 

@@ -44,15 +44,16 @@ const termBytes = 3 << 10
 
 // findings is findingsTerm, made once for a verdict of which nothing is set aside.
 func (p *program) findings(in *Input, active []scan.Finding) (*ast.Term, error) {
-	if in.Sum == 0 || len(active) != len(in.Findings) {
+	if len(active) != len(in.Findings) {
 		return findingsTerm(active)
 	}
-	if t, ok := p.converted.Get(in.Sum); ok {
+	sum := in.Sum.Of(in.Findings)
+	if t, ok := p.converted.Get(sum); ok {
 		return t, nil
 	}
 	t, err := findingsTerm(active)
 	if err == nil {
-		p.converted.Put(in.Sum, t, termBytes*(1+len(active)))
+		p.converted.Put(sum, t, termBytes*(1+len(active)))
 	}
 	return t, err
 }

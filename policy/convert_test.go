@@ -16,6 +16,9 @@ import (
 // fill sets every field of a struct, so that a new field can't be forgotten.
 func fill(v reflect.Value, n *int) {
 	*n++
+	if v.Type() == reflect.TypeFor[scan.Sum]() {
+		return // it is made of the findings
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -39,8 +42,6 @@ func fill(v reflect.Value, n *int) {
 		v.SetString(strings.Repeat("x", *n%7+1) + "\"é<>\x01")
 	case reflect.Float64:
 		v.SetFloat(float64(*n) / 1e7)
-	case reflect.Uint64:
-		v.SetUint(uint64(*n))
 	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(*n))
 	case reflect.Interface:
@@ -96,7 +97,6 @@ func TestEveryFieldIsRemembered(t *testing.T) {
 	var in Input
 	n := 0
 	fill(reflect.ValueOf(&in).Elem(), &n)
-	in.Sum = 0 // made from the findings
 	base := keyOf(s, &in)
 	checked := 0
 	walk(reflect.ValueOf(&in).Elem(), "Input", func(path string, v reflect.Value) {
@@ -111,8 +111,6 @@ func TestEveryFieldIsRemembered(t *testing.T) {
 			v.SetString(v.String() + "!")
 		case reflect.Float64:
 			v.SetFloat(v.Float() + 1)
-		case reflect.Uint64:
-			v.SetUint(v.Uint() + 1)
 		case reflect.Int, reflect.Int64:
 			v.SetInt(v.Int() + 1)
 		case reflect.Interface:
@@ -140,7 +138,7 @@ func walk(v reflect.Value, path string, f func(string, reflect.Value)) {
 	case reflect.Pointer:
 		walk(v.Elem(), path, f)
 	case reflect.Struct:
-		if v.Type() == reflect.TypeFor[time.Time]() {
+		if v.Type() == reflect.TypeFor[time.Time]() || v.Type() == reflect.TypeFor[scan.Sum]() {
 			return
 		}
 		for i := range v.NumField() {

@@ -22,7 +22,7 @@ func (s *snapshot) suppress(in *Input, waivers activeWaivers) (active []scan.Fin
 	}
 	img := vexImage(&in.Image)
 	left := *in
-	left.Findings, left.Sum = make([]scan.Finding, 0, len(in.Findings)), 0
+	left.Findings = make([]scan.Finding, 0, len(in.Findings))
 	seen := map[[2]string]bool{}
 	for i := range in.Findings {
 		f := &in.Findings[i]

@@ -138,7 +138,7 @@ func (e *Engine) updates(ctx context.Context, s *snapshot, in Input, x Explanati
 		}
 		left = append(left, f)
 	}
-	in.Findings, in.Sum = left, 0
+	in.Findings = left
 	d, err := e.replay(ctx, s, in)
 	if err != nil {
 		return nil

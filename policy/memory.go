@@ -24,7 +24,9 @@ const (
 type key [sha256.Size]byte
 
 // keyOf hashes what a decision is made from: the image, the verdict, the class of
-// caller, policies and waivers. Only two things are left out: the time, which bounds
+// caller, policies and waivers. Of findings it covers every field: a verdict's identity would
+// do as long as nobody ever builds two of one identity; a wrong hit here would let an image
+// pass. Only two things are left out: the time, which bounds
 // how long a decision is remembered, and when the image was last allowed, which each
 // pull changes.
 func keyOf(s *snapshot, in *Input) key {
@@ -37,20 +39,10 @@ func keyOf(s *snapshot, in *Input) key {
 	b = append(b, 0)
 	b = append(b, s.revision...)
 	b = append(b, 0)
-	b = strconv.AppendUint(b, in.sum(), 16)
+	b = strconv.AppendUint(b, in.Sum.Of(in.Findings), 16)
 	b = append(b, 0)
 	b = strconv.AppendUint(b, scan.SumPackages(in.Packages), 16)
 	return sha256.Sum256(b)
-}
-
-// sum returns the sum of in's findings. It covers every field of theirs: a verdict's identity
-// would do as long as nobody ever builds two of one identity; a wrong hit here would let an
-// image pass.
-func (in *Input) sum() uint64 {
-	if in.Sum == 0 {
-		return scan.SumFindings(in.Findings)
-	}
-	return in.Sum
 }
 
 // nextHour is when next a whole number of hours will have passed since a time or a date in

@@ -152,7 +152,7 @@ func (in *Input) AddPackages(ctx context.Context, e *Engine, scanner *scan.Scann
 		in.Packages = packages
 	}
 	if licenses {
-		in.Findings, in.Sum = scan.Licensed(in.Findings, packages), 0
+		in.Findings = scan.Licensed(in.Findings, packages)
 	}
 	return nil
 }

@@ -27,9 +27,9 @@ type Input struct {
 	History  History        `json:"history"`
 	Now      time.Time      `json:"now"` // the decision's time, so that a replay decides the same
 
-	// Sum is scan.SumFindings of Findings, or 0 for it to be made: so that a decision about
-	// a verdict that stands need not look at each of them.
-	Sum uint64 `json:"-"`
+	// Sum is that of a verdict's findings: a decision about one that stands need not look at
+	// each of them.
+	Sum scan.Sum `json:"-"`
 }
 
 // A Request says who asks. It holds nothing that differs between HEAD and GET, or

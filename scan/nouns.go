@@ -143,7 +143,5 @@ type Verdict struct {
 	Scan     Summary   `json:"scan"`
 	Findings []Finding `json:"findings"` // worst first, never null in JSON
 
-	// Sum is SumFindings of Findings, which are then not changed any more; 0 where nobody
-	// has made it yet.
-	Sum uint64 `json:"-"`
+	Sum Sum `json:"-"` // of Findings, where it was made
 }

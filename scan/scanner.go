@@ -179,7 +179,7 @@ func (s *Scanner) verdict(ctx context.Context, key cache.Key) (*Verdict, error) 
 	if err := s.get(ctx, key, v); err != nil {
 		return nil, err
 	}
-	v.Sum = SumFindings(v.Findings)
+	v.Sum = SumOf(v.Findings)
 	const each = 1 << 10 // bytes, about
 	s.verdicts.Put(key, v, each*(1+len(v.Findings)+len(v.Scan.Coverage.Problems)))
 	return v, nil

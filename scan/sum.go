@@ -9,7 +9,35 @@ import (
 // sumSeed makes the sums of this process ones that a stranger can't aim at.
 var sumSeed = maphash.MakeSeed()
 
-// SumFindings hashes every field of findings, for this process alone. It is never 0.
+// A Sum is a hash of findings that is made once, and known for the very slice that it was
+// made of: whoever replaces that slice need not think of it. The zero value is of none.
+type Sum struct {
+	first *Finding
+	n     int
+	value uint64
+}
+
+// SumOf returns the Sum of findings that are not changed any more.
+func SumOf(fs []Finding) Sum {
+	s := Sum{n: len(fs), value: SumFindings(fs)}
+	if len(fs) > 0 {
+		s.first = &fs[0]
+	}
+	return s
+}
+
+// Of returns the hash of fs, which it makes where s is not of this slice.
+func (s Sum) Of(fs []Finding) uint64 {
+	if len(fs) == 0 || s.n != len(fs) || s.first != &fs[0] {
+		return SumFindings(fs)
+	}
+	return s.value
+}
+
+// Equal reports whether s and other are of findings that are equal.
+func (s Sum) Equal(other Sum) bool { return s.value == other.value }
+
+// SumFindings hashes every field of findings, for this process alone.
 func SumFindings(fs []Finding) uint64 {
 	s := newSummer()
 	for i := range fs {
@@ -77,4 +105,4 @@ func (s *summer) flush() {
 	s.buf = s.buf[:0]
 }
 
-func (s *summer) sum() uint64 { return max(s.h.Sum64(), 1) }
+func (s *summer) sum() uint64 { return s.h.Sum64() }

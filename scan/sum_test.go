@@ -25,11 +25,14 @@ func TestSumStands(t *testing.T) {
 		t.Fatal(err)
 	}
 	for how, v := range map[string]*Verdict{"made": made, "made again": again, "cached": cached, "known to another": known} {
-		if len(v.Findings) != 2 || v.Sum == 0 || v.Sum != SumFindings(v.Findings) || v.Sum != made.Sum {
-			t.Errorf("%s: %d findings, sum %x, want %x", how, len(v.Findings), v.Sum, SumFindings(v.Findings))
+		if len(v.Findings) != 2 || v.Sum != SumOf(v.Findings) || !v.Sum.Equal(made.Sum) {
+			t.Errorf("%s: %d findings, sum %x, want %x", how, len(v.Findings), v.Sum.value, SumFindings(v.Findings))
 		}
 	}
-	if SumFindings(nil) == 0 || SumFindings(made.Findings[:1]) == made.Sum {
-		t.Error("findings that differ have one sum")
+	others := append([]Finding{{ID: "CVE-3"}}, made.Findings[1:]...)
+	for name, fs := range map[string][]Finding{"fewer": made.Findings[:1], "none": nil, "others": others} {
+		if made.Sum.Of(fs) != SumFindings(fs) || made.Sum.Of(fs) == made.Sum.value {
+			t.Errorf("%s: the sum of what they replace is taken for theirs", name)
+		}
 	}
 }

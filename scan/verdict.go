@@ -69,7 +69,7 @@ func (s *Scanner) stored(ctx context.Context, rec *imageRecord, db Database) (*V
 	}
 	v := new(Verdict)
 	if err := s.get(ctx, key, v); err == nil {
-		v.Sum = SumFindings(v.Findings)
+		v.Sum = SumOf(v.Findings)
 		return v, key, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		s.log().Warn("a verdict can't be read, the image is matched again", "key", key, "error", err)
@@ -124,7 +124,7 @@ func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Ver
 		}
 		return s.failed(CauseStoreDown, string(CauseStoreDown), fmt.Errorf("look up when findings were first seen: %w", err)), nil
 	}
-	v.Sum = SumFindings(v.Findings)
+	v.Sum = SumOf(v.Findings)
 	end := Timed(ctx, StepKeep)
 	s.put(ctx, key, v, verdictTTL)
 	end()
