@@ -28,7 +28,7 @@ const (
 const unshaped = "unshaped"
 
 // parts are what can be measured alone.
-var parts = []string{"pulls", "verdict", "reevaluate", "crowd", "memory", "warm", "decisions"}
+var parts = []string{"pulls", "verdict", "reevaluate", "crowd", "memory", "warm", "decisions", "fleet"}
 
 type options struct {
 	sluice, distribution string // programs
@@ -136,6 +136,11 @@ func measure(ctx context.Context, y *yard, c *corpus, o options) (r *report, err
 	}
 	if o.measures("decisions") {
 		if r.decisions, err = measureDecisions(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures("fleet") {
+		if r.fleet, err = measureFleet(ctx, y, c, o); err != nil {
 			return nil, err
 		}
 	}

@@ -120,7 +120,7 @@ func newYard(ctx context.Context, dir string, o options) (*yard, error) {
 			return nil, err
 		}
 	}
-	config, err := y.config(y.db, "127.0.0.1:1", "127.0.0.1:0", "127.0.0.1:0")
+	config, err := y.config(y.db, "127.0.0.1:1", "127.0.0.1:0", "127.0.0.1:0", "")
 	if err != nil {
 		return nil, err
 	}
@@ -131,19 +131,24 @@ func newYard(ctx context.Context, dir string, o options) (*yard, error) {
 	return y, nil
 }
 
-// config writes a gateway's configuration, defaults but for addresses.
-func (y *yard) config(state, origin, listen, admin string) (string, error) {
+// config writes a gateway's configuration, defaults but for addresses and what more says.
+func (y *yard) config(state, origin, listen, admin, more string) (string, error) {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return "", err
 	}
 	file := state + ".yaml"
 	return file, os.WriteFile(file, fmt.Appendf(nil, "listen: %s\nadmin_listen: %s\nstate_dir: %s\nupstreams:\n"+
-		"  - name: cgr.dev\n    url: http://%s\ngate:\n  mode: %s\n  drain: 10s\ndatabase:\n  update_every: 0\n  max_age: 0\n",
-		listen, admin, state, origin, y.mode), 0o600)
+		"  - name: cgr.dev\n    url: http://%s\ngate:\n  mode: %s\n  drain: 10s\ndatabase:\n  update_every: 0\n  max_age: 0\n%s",
+		listen, admin, state, origin, y.mode, more), 0o600)
 }
 
 // gateway starts a gateway in front of an origin that has never seen an image.
 func (y *yard) gateway(ctx context.Context, o *origin) (*server, error) {
+	return y.gatewayOn(ctx, o, "")
+}
+
+// gatewayOn is gateway with more lines of configuration.
+func (y *yard) gatewayOn(ctx context.Context, o *origin, more string) (*server, error) {
 	y.count++
 	state := filepath.Join(y.dir, fmt.Sprintf("gateway-%d", y.count))
 	listen, err := freeAddr()
@@ -154,7 +159,7 @@ func (y *yard) gateway(ctx context.Context, o *origin) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := y.config(state, o.Host(), listen, admin)
+	config, err := y.config(state, o.Host(), listen, admin, more)
 	if err != nil {
 		return nil, err
 	}

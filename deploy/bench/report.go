@@ -28,6 +28,7 @@ type report struct {
 	warm      []*load
 	manifests []*manifestLoad
 	decisions []*judgement
+	fleet     *fleet
 }
 
 // markdown is the report as the README has it.
@@ -58,6 +59,9 @@ func (r *report) markdown() string {
 	if len(r.decisions) > 0 {
 		b.WriteString("\n")
 		r.writeDecisions(&b)
+	}
+	if r.fleet != nil {
+		r.writeFleet(&b)
 	}
 	return b.String()
 }
