@@ -11,14 +11,17 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/redis"
 )
 
-// run plays a program in a world of its own, and holds what every caller has received
-// against the model after each step.
-func run(tb testing.TB, c *cast, data []byte) {
+// run plays a program in a world of its own, whose replicas have the Stores that open
+// returns, and holds what every caller has received against the model after each step.
+func run(tb testing.TB, c *cast, open func() cache.Store, data []byte) {
 	tb.Helper()
 	steps := decode(data)
-	w := newWorld(tb, c)
+	w := newWorld(tb, c, open)
 	defer w.end()
 	fail := func(when string, err error) {
 		tb.Helper()
@@ -39,7 +42,37 @@ func run(tb testing.TB, c *cast, data []byte) {
 }
 
 // The gate keeps its promise in any order of anything: see model.
-func TestGateProperty(t *testing.T) {
+func TestGateProperty(t *testing.T) { play(t, inMemory) }
+
+// So it does where replicas share a Redis, and each has copies of what it read there.
+func TestGatePropertyShared(t *testing.T) {
+	server := startRedis(t, "")
+	var worlds atomic.Int64
+	play(t, func(tb testing.TB) func() cache.Store {
+		prefix := fmt.Sprintf("world%d:", worlds.Add(1))
+		return func() cache.Store {
+			store, err := redis.Open(tb.Context(), redis.Config{URL: "redis://" + server.addr, Prefix: prefix})
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return cache.NewLocal(store, cache.LocalConfig{Fixed: []cache.Kind{"manifest", "config", "sbom", "packages", "verdict", "baselayers"}})
+		}
+	})
+}
+
+// inMemory is one Store for a world, without copies.
+func inMemory(testing.TB) func() cache.Store {
+	store := unclosed{&cache.Memory{}}
+	return func() cache.Store { return store }
+}
+
+// unclosed outlives the replica that has it.
+type unclosed struct{ cache.Store }
+
+func (unclosed) Close() error { return nil }
+
+// play runs the stories, and random programs for some time, each in a world of its own.
+func play(t *testing.T, share func(testing.TB) func() cache.Store) {
 	c := newCast(t)
 	before := runtime.NumGoroutine()
 	budget := 6 * time.Second
@@ -56,9 +89,9 @@ func TestGateProperty(t *testing.T) {
 				n := int(programs.Add(1))
 				switch {
 				case n <= len(told):
-					t.Run(fmt.Sprintf("story %d", n), func(t *testing.T) { run(t, c, told[n-1]) })
+					t.Run(fmt.Sprintf("story %d", n), func(t *testing.T) { run(t, c, share(t), told[n-1]) })
 				case time.Now().Before(end):
-					t.Run(fmt.Sprintf("seed %d", n), func(t *testing.T) { run(t, c, program(uint64(n))) })
+					t.Run(fmt.Sprintf("seed %d", n), func(t *testing.T) { run(t, c, share(t), program(uint64(n))) })
 				default:
 					return
 				}
@@ -133,5 +166,5 @@ func FuzzGate(f *testing.F) {
 	for _, s := range append(stories(), program(1), program(2)) {
 		f.Add(s)
 	}
-	f.Fuzz(func(t *testing.T, data []byte) { run(t, c, data) })
+	f.Fuzz(func(t *testing.T, data []byte) { run(t, c, inMemory(t), data) })
 }

@@ -39,7 +39,7 @@ func (w *world) settle(images ...*member) error {
 	for _, img := range images {
 		for _, repo := range img.repos {
 			w.origin.PutManifest(repo, "", img.mediaType, img.raw) // it may have been deleted
-			for i := range 4 {
+			for i := range 2 * len(w.houses) {
 				open = append(open, &question{pair: pair{[]string{admin, guest}[i%2], repo, img.name}, house: i / 2, img: img})
 			}
 		}
@@ -131,7 +131,7 @@ func (w *world) finale() error {
 			continue
 		}
 		for i, d := range img.blobs {
-			sent[w.send(call{caller: p.caller, method: http.MethodGet, repo: p.repo, house: i % 2, of: img, kind: "blobs", ref: d.Digest.String(), blob: true})] = p
+			sent[w.send(call{caller: p.caller, method: http.MethodGet, repo: p.repo, house: i % len(w.houses), of: img, kind: "blobs", ref: d.Digest.String(), blob: true})] = p
 		}
 	}
 	if err := w.finish(slices.Collect(maps.Keys(sent))...); err != nil {

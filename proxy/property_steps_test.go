@@ -79,7 +79,7 @@ func (w *world) image(s step) *member {
 
 // call is a request for something of p: who sends it, how, and to whom is in b.
 func (w *world) call(p *member, b byte) call {
-	c := call{caller: admin, method: http.MethodGet, repo: p.repos[int(b>>1)%len(p.repos)], of: p, house: int(b>>2) % 2}
+	c := call{caller: admin, method: http.MethodGet, repo: p.repos[int(b>>1)%len(p.repos)], of: p, house: int(b>>2&1|b>>5&1<<1) % len(w.houses)}
 	if b&1 == 1 {
 		c.caller = guest
 	}
@@ -272,7 +272,7 @@ func (w *world) stepRestart(s step) error {
 	i := int(s.a) % len(w.houses)
 	w.excuse(func(x *stream) bool { return x.house == i })
 	w.shut(i)
-	w.open(i)
+	w.build(i)
 	return nil
 }
 

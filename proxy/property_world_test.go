@@ -30,7 +30,7 @@ import (
 	"github.com/sluicegate/sluice/scan/layer"
 )
 
-// A world is an origin with the cast in it, two replicas of the gateway over one Store,
+// A world is an origin with the cast in it, three replicas of the gateway over one Store,
 // callers, and a model of what they may have.
 type world struct {
 	testing.TB
@@ -39,10 +39,10 @@ type world struct {
 	oracle  *oracle
 	clock   *clock
 	origin  *proxytest.Server
-	store   *cache.Memory
+	open    func() cache.Store // what a replica that starts has
 	dir     string
 	client  *http.Client
-	houses  [2]*house
+	houses  [3]*house
 	streams []*stream // that may bring more
 	marks   int       // waiver files written
 	focus   int       // the image that was last asked for
@@ -58,13 +58,13 @@ type house struct {
 	stop    func() // has it follow its policy files no more
 }
 
-func newWorld(tb testing.TB, c *cast) *world {
+func newWorld(tb testing.TB, c *cast, open func() cache.Store) *world {
 	tb.Helper()
 	origin, err := proxytest.Start(proxytest.Origin{Username: "puller", Password: "pull-token-secret", BlobRedirect: true})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w := &world{TB: tb, cast: c, oracle: newOracle(c), clock: &clock{}, origin: origin, store: &cache.Memory{}, dir: tb.TempDir(), stall: make(chan struct{})}
+	w := &world{TB: tb, cast: c, oracle: newOracle(c), clock: &clock{}, origin: origin, open: open, dir: tb.TempDir(), stall: make(chan struct{})}
 	w.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{}).DialContext}}
 	w.model = newModel(c, w.clock.now)
 	w.oracle.publish(w.model.facts)
@@ -82,7 +82,7 @@ func newWorld(tb testing.TB, c *cast) *world {
 	w.write("policy/property.rego", []byte(propertyPolicy))
 	w.writeWaivers()
 	for i := range w.houses {
-		w.open(i)
+		w.build(i)
 	}
 	return w
 }
@@ -107,9 +107,10 @@ func (w *world) writeWaivers() {
 	w.write("waivers.json", b)
 }
 
-// open starts a replica on what it left on disk.
-func (w *world) open(i int) {
+// build starts a replica on what it left on disk.
+func (w *world) build(i int) {
 	w.Helper()
+	store := w.open()
 	log := slog.New(slog.DiscardHandler)
 	place := func(name string) string { return filepath.Join(w.dir, fmt.Sprint(i), name) }
 	rules, err := policy.Open(context.Background(), policy.Config{Dir: filepath.Join(w.dir, "policy"), WaiverFile: filepath.Join(w.dir, "waivers.json"), Timeout: patience})
@@ -123,11 +124,11 @@ func (w *world) open(i int) {
 				return upstream.Credentials{Username: "puller", Password: "pull-token-secret"}, nil
 			},
 		}}},
-		Store: w.store, Blobs: w.spool(place("blobs")), Policy: rules, Log: log, Now: w.clock.now,
+		Replica: fmt.Sprint(i), Store: store, Blobs: w.spool(place("blobs")), Policy: rules, Log: log, Now: w.clock.now,
 		Auth:    &auth.Authenticator{Htpasswd: filepath.Join(w.dir, "htpasswd"), Log: log},
 		Gate:    proxy.DefaultGate(),
 		Metrics: proxy.NewMetrics(prometheus.NewRegistry()),
-		Scanner: &scan.Scanner{Store: w.store, Layers: w.spool(place("layers")), Engine: w.oracle, Limits: layer.DefaultLimits(), Log: log, Database: w.oracle.database},
+		Scanner: &scan.Scanner{Store: store, Layers: w.spool(place("layers")), Engine: w.oracle, Limits: layer.DefaultLimits(), Log: log, Database: w.oracle.database},
 	}
 	t := &g.Gate
 	t.ManifestWait, t.HeaderWait, t.Drip, t.CutDelay, t.RetryAfter = 2*time.Millisecond, 4*time.Millisecond, 2*time.Millisecond, 2*time.Millisecond, 10*time.Millisecond
@@ -166,6 +167,7 @@ func (w *world) shut(i int) {
 	h.stop()
 	h.gateway.Blobs.Close()
 	h.gateway.Scanner.Layers.Close()
+	h.gateway.Store.Close()
 }
 
 // end shuts everything.
