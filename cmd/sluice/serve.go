@@ -64,14 +64,14 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		return &exitError{exitUsage, err}
 	}
 	h := newHouse(c, log)
-	admin, err := h.listenAdmin()
-	if err != nil {
-		return err
+	admin, taken := h.listenAdmin()
+	if taken != nil && c.Store != "" {
+		return taken
 	}
 	failed := make(chan error, 3)
 	admin.start(failed)
 	defer admin.stop()
-	err = h.build(ctx)
+	err = h.build(ctx) // which tells the second gateway of one folder that it is the second
 	switch {
 	case err != nil && ctx.Err() != nil:
 		log.Info("stopped before anything was served")
@@ -83,6 +83,9 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		admin.stop() // it asks the house
 		err = errors.Join(err, h.close())
 	}()
+	if taken != nil {
+		return taken
+	}
 	h.measure()
 	var background sync.WaitGroup
 	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -147,7 +150,7 @@ type server struct {
 
 // start serves until stop, and tells failed of an end that nobody asked for.
 func (s *server) start(failed chan<- error) {
-	if s.listener == nil { // it is off
+	if s.listener == nil {
 		return
 	}
 	s.serving.Go(func() {
@@ -170,16 +173,14 @@ func (s *server) run() error {
 	return s.Serve(s.listener)
 }
 
-// listenAdmin opens the address for operators, who may ask before anything is built.
-func (h *house) listenAdmin() (*server, error) {
-	if h.config.AdminListen == "" {
-		return &server{Server: newServer(nil, h.log)}, nil
+// listenAdmin opens the address for operators, who may ask before anything is built. The
+// server that it returns serves nobody where there is no such address, or on an error.
+func (h *house) listenAdmin() (s *server, err error) {
+	s = &server{Server: newServer(h.adminHandler(), h.log)}
+	if h.config.AdminListen != "" {
+		s.listener, err = listenOn("admin_listen", h.config.AdminListen)
 	}
-	l, err := listenOn("admin_listen", h.config.AdminListen)
-	if err != nil {
-		return nil, err
-	}
-	return &server{Server: newServer(h.adminHandler(), h.log), listener: l}, nil
+	return s, err
 }
 
 // listen opens every address for clients before the first request is served: a port in use
