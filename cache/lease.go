@@ -74,6 +74,16 @@ func Acquire(ctx context.Context, s Store, name, holder string, life time.Durati
 	return l, nil
 }
 
+// Held reports whether anybody has the lease on the work of that name. A Store with copies
+// may know a little late.
+func Held(ctx context.Context, s Store, name string) (bool, error) {
+	_, err := s.Get(ctx, Name(KindLease, name))
+	if errors.Is(err, ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Holder returns who holds a lease by what is stored of it.
 func Holder(value []byte) string {
 	parts := strings.Split(string(value), " ")

@@ -51,6 +51,10 @@ type Config struct {
 	// Redis is how the Redis of Store is spoken to. None of it is for a file.
 	Redis Redis `yaml:"redis"`
 
+	// Objects is an S3-compatible object store by which gateways share blobs, so that each
+	// is fetched from upstream once for all of them. Default: none.
+	Objects Objects `yaml:"objects"`
+
 	// SealKeyFile holds the key that stored pull tokens are sealed with, 32 bytes in
 	// base64. Default "", which is StateDir/seal.key, made at the first start; any other
 	// must be there. Where the environment has SLUICE_KEY, that is the key and no file
@@ -313,6 +317,29 @@ type Redis struct {
 	// Timeout bounds each call. Default 5s. Connections are at most this many; default 16.
 	Timeout     time.Duration `yaml:"timeout"`
 	Connections int           `yaml:"connections"`
+}
+
+// Objects says where blobs are shared. What can't be had there comes from upstream.
+type Objects struct {
+	// URL is https://HOST/BUCKET or https://HOST/BUCKET/PREFIX; the bucket must be there,
+	// and a lifecycle rule of it says when objects go. Default "", none.
+	URL string `yaml:"url"`
+
+	// Region is that of the bucket. Default "", which asks for it.
+	Region string `yaml:"region"`
+
+	// AccessKey is the access key's ID. Default "": the credentials are what AWS's tools
+	// would use, from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, their file, or the role
+	// of the machine or pod.
+	AccessKey string `yaml:"access_key"`
+
+	// SecretKeyFile is a file with the secret of AccessKey, read at the start. Default "",
+	// which is SLUICE_OBJECTS_SECRET_KEY.
+	SecretKeyFile string `yaml:"secret_key_file"`
+
+	// CAFile holds the certificates, in PEM, that the server's may be signed by. Default
+	// "", those of the system.
+	CAFile string `yaml:"ca_file"`
 }
 
 // DecisionLog says where decisions are written down: one JSON record for each, in the

@@ -18,6 +18,7 @@
 // Secrets come from the environment, or from files that the configuration names:
 //
 //	SLUICE_REDIS_PASSWORD      the password of the Redis that store names
+//	SLUICE_OBJECTS_SECRET_KEY  the secret of objects.access_key
 //	SLUICE_CGR_DEV_USERNAME    the pull token of the upstream cgr.dev; for another one
 //	SLUICE_CGR_DEV_PASSWORD    its name in capitals, with _ for what is no letter or digit
 //	SLUICE_DATABASE_URL        the database's mirror with credentials in it, in place of

@@ -9,6 +9,9 @@ import (
 // Store names.
 const EnvRedisPassword = "SLUICE_REDIS_PASSWORD"
 
+// EnvObjectsSecretKey is the environment variable with the secret of Objects.AccessKey.
+const EnvObjectsSecretKey = "SLUICE_OBJECTS_SECRET_KEY"
+
 // EnvDatabaseURL is the environment variable with a URL that takes the place of
 // Database.URL and may hold credentials: https://NAME:PASSWORD@HOST/PATH.
 const EnvDatabaseURL = "SLUICE_DATABASE_URL"

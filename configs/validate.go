@@ -24,6 +24,7 @@ func (c Config) Validate() error {
 	}
 	v.check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "needs both cert_file and key_file, or neither")
 	v.store(c.Store, c.Redis)
+	v.objects(c.Objects)
 	v.upstreams(c)
 	v.gate(c.Gate, c.Upstreams)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -123,6 +124,17 @@ func (v *validation) store(store string, r Redis) {
 	v.check(r.SentinelPasswordFile == "" || strings.HasSuffix(u.Scheme, "-sentinel"), "redis.sentinel_password_file", "is for a store behind Sentinels (redis-sentinel://)")
 	v.check(r.Timeout >= 0, "redis.timeout", "must not be below 0")
 	v.check(r.Connections >= 0, "redis.connections", "must not be below 0")
+}
+
+func (v *validation) objects(o Objects) {
+	if o.URL == "" {
+		v.check(o == Objects{}, "objects", "has settings, and objects.url is not set; write https://HOST/BUCKET")
+		return
+	}
+	v.webURL("objects.url", o.URL, "use objects.access_key")
+	u, err := url.Parse(o.URL)
+	v.check(err != nil || strings.Trim(u.Path, "/") != "", "objects.url", "names no bucket: write https://HOST/BUCKET")
+	v.check(o.AccessKey != "" || o.SecretKeyFile == "", "objects.secret_key_file", "belongs to objects.access_key, which is not set")
 }
 
 // redisSchemes are those of a store without TLS.

@@ -89,6 +89,7 @@ type Gateway struct {
 	Upstreams []Upstream // the first is the default
 	Store     cache.Store
 	Blobs     *spool.Spool
+	Objects   ObjectStore // where replicas share blobs; nil: nowhere
 	Scanner   *scan.Scanner
 	Policy    *policy.Engine
 	Trust     *signature.Source // what signatures of images are verified by; nil: nobody is trusted
@@ -114,17 +115,19 @@ type Gateway struct {
 	mute    recent        // upstreams that did not answer in time
 	sized   sync.Map      // keys of blobs on their way of which upstream said how long they are, and it is what a manifest says
 	lists   chan struct{} // one place for each list that is read from upstream at once
+	putting chan struct{} // one place for each upload
 	signing chan struct{} // one place for each digest whose signatures are looked for at once
 	buffers buffers
 	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
 	claimed cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
-	running sync.WaitGroup                          // pulls
+	running sync.WaitGroup                          // pulls and uploads
 	trying  sync.Mutex                              // held by the what-if that runs
 	follows string                                  // checksum of the database that Reevaluate, which alone uses it, saw last
 
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
 	pulls  map[pullKey]*pull
 	closed bool
+	upping int // blobs that are uploaded or wait for it
 	asking int // bases that upstream is asked for now
 	review Reevaluation
 	told   struct { // events of the hour
@@ -148,6 +151,7 @@ func (g *Gateway) Start() error {
 	}
 	g.pulls = map[pullKey]*pull{}
 	g.lists = make(chan struct{}, maxLists)
+	g.putting = make(chan struct{}, uploadsAtOnce)
 	g.signing = make(chan struct{}, signaturesAtOnce)
 	g.Metrics.watch(g)
 	return nil

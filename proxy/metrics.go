@@ -24,6 +24,8 @@ type Metrics struct {
 	sentBytes     prometheus.Counter
 	elsewhere     prometheus.Counter
 	staleTags     *prometheus.CounterVec
+	objects       *prometheus.CounterVec
+	objectBytes   *prometheus.CounterVec
 	turned        *prometheus.CounterVec
 	stepSeconds   *prometheus.HistogramVec
 	delaySeconds  prometheus.Histogram
@@ -53,6 +55,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.staleTags = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_stale_tags_total",
 		Help: "Requests for a tag that were answered from memory since upstream can't be read."}, []string{"upstream"})
+	m.objects = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_objects_total",
+		Help: "Blobs, by what became of them in the shared object store: found, missing, damaged, broken (off in mid-read), unusable (the store), uploaded, not_uploaded."}, []string{"outcome"})
+	m.objectBytes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_object_bytes_total",
+		Help: "Bytes read from the shared object store, and written to it."}, []string{"direction"})
 	finer := []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
 	m.stepSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_scan_step_seconds",
 		Help: "Time that the steps of a scan take, by step; fetch and guard once for each layer.", Buckets: finer}, []string{"step"})
@@ -60,7 +66,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Time from the last byte of an image that upstream sent to the decision about it, where there was a verdict.", Buckets: finer})
 	m.turned = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_verdicts_changed_total",
 		Help: "Images that a new vulnerability database turned from allowed to denied, or back."}, []string{"to"})
-	r.MustRegister(m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	r.MustRegister(m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 

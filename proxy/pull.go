@@ -318,27 +318,33 @@ func (p *pull) lackedDatabase() bool {
 // fetchBlob returns a blob of the spool, which begins to fetch it from upstream where
 // it isn't there or on its way. One fetch serves everybody.
 func (g *Gateway) fetchBlob(repo Repo, desc ocispec.Descriptor, res *spool.Reservation) (*spool.Blob, error) {
-	registry := g.upstream(repo.Upstream).Registry
 	return g.Blobs.FetchFrom(repo.String(), desc.Digest, desc.Size, res, func(ctx context.Context, w io.Writer) error {
-		key := sizeKey(repo.String(), desc.Digest, desc.Size)
-		defer g.sized.Delete(key) // in the end the blob is settled, which says more
-		body, err := registry.Blob(ctx, repo.Name, desc)
-		if err != nil {
-			return err
+		defer g.sized.Delete(sizeKey(repo.String(), desc.Digest, desc.Size)) // in the end the blob is settled, which says more
+		if g.Objects == nil || desc.Size == 0 {
+			return g.fill(ctx, repo, desc, w)
 		}
-		defer body.Close()
-		var writing sync.WaitGroup // beside the blob, which need not wait for it
-		writing.Go(func() { g.noteVouched(ctx, repo, desc.Digest) })
-		defer writing.Wait()
-		if b, ok := body.(interface{ Exact() bool }); ok && b.Exact() {
-			g.sized.Store(key, nil)
-		}
-		buf := g.buffers.get()
-		defer g.buffers.put(buf)
-		n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, *buf)
-		g.Metrics.upstreamBytes.WithLabelValues(repo.Upstream).Add(float64(n))
-		return err
+		return g.fillShared(ctx, repo, desc, w)
 	})
+}
+
+// fill writes a blob of upstream to w.
+func (g *Gateway) fill(ctx context.Context, repo Repo, desc ocispec.Descriptor, w io.Writer) error {
+	body, err := g.upstream(repo.Upstream).Registry.Blob(ctx, repo.Name, desc)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	var writing sync.WaitGroup // beside the blob, which need not wait for it
+	writing.Go(func() { g.noteVouched(ctx, repo, desc.Digest) })
+	defer writing.Wait()
+	if b, ok := body.(interface{ Exact() bool }); ok && b.Exact() {
+		g.sized.Store(sizeKey(repo.String(), desc.Digest, desc.Size), nil)
+	}
+	buf := g.buffers.get()
+	defer g.buffers.put(buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, *buf)
+	g.Metrics.upstreamBytes.WithLabelValues(repo.Upstream).Add(float64(n))
+	return err
 }
 
 // sizeKey names a blob of a size in a repository.

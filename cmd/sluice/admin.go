@@ -68,6 +68,9 @@ func (h *house) checks(ctx context.Context) []check {
 		database.Detail += "; other gateways decide by a newer one, " + h.fleet.Lacks() + ", which is not here yet"
 	}
 	checks := []check{h.storeCheck(ctx), database, reevaluationCheck(h.gateway.Reevaluation())}
+	if h.objects != nil {
+		checks = append(checks, h.objectsCheck(ctx))
+	}
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policiesCheck(h.policies[dir].Status()))
 	}

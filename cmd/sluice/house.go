@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/objects"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
@@ -40,8 +41,9 @@ type house struct {
 	log         *slog.Logger
 	metrics     *prometheus.Registry
 	store       cache.Store
-	local       *cache.Local // the store, where gateways share it; else nil
-	forgetful   bool         // the store is none: a running gateway has the real one open
+	local       *cache.Local   // the store, where gateways share it; else nil
+	forgetful   bool           // the store is none: a running gateway has the real one open
+	objects     *objects.Store // where gateways share blobs, else nil
 	blobs       *spool.Spool
 	layers      *spool.Spool
 	databases   *vuln.Databases
@@ -349,6 +351,12 @@ func (h *house) openGateway() error {
 	}
 	if h.local != nil {
 		h.gateway.Replica = replicaName()
+	}
+	if err := h.openObjects(); err != nil {
+		return err
+	}
+	if h.objects != nil {
+		h.gateway.Objects = h.objects
 	}
 	for _, u := range c.Upstreams {
 		r, err := h.registry(u)

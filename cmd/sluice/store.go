@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/disk"
+	"github.com/sluicegate/sluice/cache/objects"
 	"github.com/sluicegate/sluice/cache/redis"
 	"github.com/sluicegate/sluice/configs"
 )
@@ -88,6 +89,41 @@ func fixedKinds() []cache.Kind {
 // for how long waivers and pull tokens still count then.
 func uncopiedKinds() []cache.Kind { return []cache.Kind{"waivers", "waiversat", "connection"} }
 
+// openObjects returns where gateways share blobs, nil for nowhere.
+func (h *house) openObjects() error {
+	c := h.config.Objects
+	if c.URL == "" {
+		return nil
+	}
+	o := objects.Config{URL: c.URL, Region: c.Region, AccessKey: c.AccessKey, SecretKey: os.Getenv(configs.EnvObjectsSecretKey), CAFile: c.CAFile, Log: h.log}
+	if c.SecretKeyFile != "" {
+		b, err := os.ReadFile(c.SecretKeyFile)
+		if err != nil {
+			return fmt.Errorf("objects.secret_key_file: %w", err)
+		}
+		o.SecretKey = strings.TrimRight(string(b), "\r\n")
+	}
+	if c.AccessKey != "" && o.SecretKey == "" {
+		return fmt.Errorf("objects.access_key: there is no secret for it: put it into the environment as %s, or into a file for objects.secret_key_file", configs.EnvObjectsSecretKey)
+	}
+	var err error
+	if h.objects, err = objects.Open(o); err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	return nil
+}
+
+// objectsCheck says how the object store is. Without it a gateway is as ready as with it,
+// and upstream has more to do.
+func (h *house) objectsCheck(ctx context.Context) check {
+	c := check{Name: "objects", OK: true}
+	if err := h.objects.Ping(ctx); err != nil {
+		_, since := h.objects.State()
+		c.Detail = fmt.Sprintf("%v; since %s blobs come from upstream alone", err, since.UTC().Format(time.RFC3339))
+	}
+	return c
+}
+
 // replicaName names this gateway to people who look at what gateways share.
 func replicaName() string {
 	host, err := os.Hostname()
@@ -114,16 +150,25 @@ func (h *house) storeCheck(ctx context.Context) check {
 
 // measureStore counts what a shared store is asked, and what it need not be.
 func (h *house) measureStore() []prometheus.Collector {
+	var all []prometheus.Collector
+	if h.objects != nil {
+		all = append(all, gauge("sluice_object_store_up", "Whether the shared object store could be used when it was asked last.", nil, func() float64 {
+			if down, _ := h.objects.State(); down != nil {
+				return 0
+			}
+			return 1
+		}))
+	}
 	if h.local == nil {
-		return nil
+		return all
 	}
 	count := func(name, help string, f func(cache.LocalStats) float64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return f(h.local.Stats()) })
 	}
-	return []prometheus.Collector{
+	return append(all,
 		count("sluice_store_asked_total", "Calls that went to the shared store.", func(s cache.LocalStats) float64 { return float64(s.Asked) }),
 		count("sluice_store_local_total", "Reads of the shared store that a copy in memory answered.", func(s cache.LocalStats) float64 { return float64(s.Hits) }),
 		count("sluice_store_stale_total", "Those among them that were answered so because the store was slow or gone.", func(s cache.LocalStats) float64 { return float64(s.Stale) }),
 		gauge("sluice_store_local_bytes", "Bytes that copies of the shared store take in memory.", nil, func() float64 { return float64(h.local.Stats().Bytes) }),
-	}
+	)
 }
