@@ -9,7 +9,8 @@
 //	                       └─ redis       shared by all replicas
 //
 // The package knows bytes only; what they mean is the business of whoever declared
-// the kind. Blobs and layers are too big for a Store: they are in package spool.
+// the kind. Blobs and layers are too big for a Store: they are in package
+// spool, and blobs that gateways share in package objects.
 //
 // # Kinds
 //

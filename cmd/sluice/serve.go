@@ -64,14 +64,15 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		return &exitError{exitUsage, err}
 	}
 	h := newHouse(c, log)
-	admin, taken := h.listenAdmin()
-	if taken != nil && c.Store != "" {
-		return taken
-	}
 	failed := make(chan error, 3)
-	admin.start(failed)
+	admin := &server{Server: newServer(h.adminHandler(), log)}
 	defer admin.stop()
-	err = h.build(ctx) // which tells the second gateway of one folder that it is the second
+	if c.Store != "" { // which may have to be waited for
+		if err := h.listenAdmin(admin, failed); err != nil {
+			return err
+		}
+	}
+	err = h.build(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		log.Info("stopped before anything was served")
@@ -83,9 +84,6 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		admin.stop() // it asks the house
 		err = errors.Join(err, h.close())
 	}()
-	if taken != nil {
-		return taken
-	}
 	h.measure()
 	var background sync.WaitGroup
 	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -96,6 +94,11 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 	servers, err := h.listen()
 	if err != nil {
 		return err
+	}
+	if c.Store == "" {
+		if err := h.listenAdmin(admin, failed); err != nil {
+			return err
+		}
 	}
 	background.Go(func() { h.report(backgroundCtx) })
 	for _, s := range servers {
@@ -110,17 +113,23 @@ func serve(ctx context.Context, c configs.Config) (err error) {
 		h.stopping.Store(true)
 		h.gateway.Drain()
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Gate.Drain)
+	h.shutDown(context.WithoutCancel(ctx), err == nil, append(servers, admin))
+	return err
+}
+
+// shutDown ends servers, in their order, after the pulls in flight where those are to be
+// waited for.
+func (h *house) shutDown(ctx context.Context, wait bool, servers []*server) {
+	drain, cancel := context.WithTimeout(ctx, h.config.Gate.Drain)
 	defer cancel()
-	if err == nil {
+	if wait {
 		h.traffic.drain(drain)
 	}
-	for _, s := range append(servers, admin) {
-		if e := s.Shutdown(drain); e != nil {
-			log.Warn("cut responses that were still open", "error", e)
+	for _, s := range servers {
+		if err := s.Shutdown(drain); err != nil {
+			h.log.Warn("cut responses that were still open", "error", err)
 		}
 	}
-	return err
 }
 
 // watch starts everything that follows changes.
@@ -150,9 +159,6 @@ type server struct {
 
 // start serves until stop, and tells failed of an end that nobody asked for.
 func (s *server) start(failed chan<- error) {
-	if s.listener == nil {
-		return
-	}
 	s.serving.Go(func() {
 		if err := s.run(); !errors.Is(err, http.ErrServerClosed) {
 			failed <- err
@@ -173,14 +179,16 @@ func (s *server) run() error {
 	return s.Serve(s.listener)
 }
 
-// listenAdmin opens the address for operators, who may ask before anything is built. The
-// server that it returns serves nobody where there is no such address, or on an error.
-func (h *house) listenAdmin() (s *server, err error) {
-	s = &server{Server: newServer(h.adminHandler(), h.log)}
-	if h.config.AdminListen != "" {
-		s.listener, err = listenOn("admin_listen", h.config.AdminListen)
+// listenAdmin opens the address for operators, where there is one.
+func (h *house) listenAdmin(s *server, failed chan<- error) (err error) {
+	if h.config.AdminListen == "" {
+		return nil
 	}
-	return s, err
+	if s.listener, err = listenOn("admin_listen", h.config.AdminListen); err != nil {
+		return err
+	}
+	s.start(failed)
+	return nil
 }
 
 // listen opens every address for clients before the first request is served: a port in use

@@ -21,6 +21,7 @@ func TestEndToEnd(t *testing.T) {
 		{"callers", s.callers},
 		{"redis", s.redis},
 		{"fleet", s.fleet},
+		{"objects", s.objects},
 		{"drain", s.drain},
 		{"killed", s.killed},
 		{"commands", s.commands},

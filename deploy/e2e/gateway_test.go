@@ -165,11 +165,11 @@ func (g *gateway) status(path string) int {
 	return resp.StatusCode
 }
 
-// metric returns the sum of a metric over all its labels.
+// metric returns the sum of a metric over all its labels, or one series of it.
 func (g *gateway) metric(name string) (sum float64) {
 	for line := range strings.Lines(g.get("/metrics")) {
 		series, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if base, _, _ := strings.Cut(series, "{"); base == name {
+		if base, _, _ := strings.Cut(series, "{"); base == name || series == name {
 			v, _ := strconv.ParseFloat(value, 64)
 			sum += v
 		}

@@ -88,6 +88,7 @@ ggcr=github.com/google/go-containerregistry
 tool crane $ggcr/cmd/crane "$(go list -m -f '{{.Version}}' $ggcr)"
 tool oras oras.land/oras/cmd/oras v1.3.6
 tool regctl github.com/regclient/regclient/cmd/regctl v0.11.7
+tool versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0
 tool toxiproxy-server github.com/Shopify/toxiproxy/v2/cmd/server v2.5.0
 if [ "${1:-}" = slow ]; then
 	for p in containerd ctr; do
