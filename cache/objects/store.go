@@ -212,11 +212,11 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.note(ctx, err)
 }
 
-// State returns why the store can't be used, nil where it can, and since when that is so.
-func (s *Store) State() (down error, since time.Time) {
+// State returns since when the store can be used, or why it can not.
+func (s *Store) State() (since time.Time, down error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cause, s.since
+	return s.since, s.cause
 }
 
 // resting returns why the store is not asked now.

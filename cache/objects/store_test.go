@@ -115,7 +115,7 @@ func TestRealServer(t *testing.T) {
 	if _, err := s.Get(ctx, "sha256/ab.5/0", int64(len(object))); !errors.Is(err, cache.ErrNotExist) {
 		t.Errorf("what was deleted: %v", err)
 	}
-	if down, _ := s.State(); down != nil {
+	if _, down := s.State(); down != nil {
 		t.Errorf("none of this is a fault of the store: %v", down)
 	}
 	for name, change := range map[string]func(*Config){
@@ -152,7 +152,7 @@ func TestGone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if down, _ := s.State(); down != nil || strings.Count(log.String(), "can't be used") != 1 || strings.Count(log.String(), "can be used again") != 1 {
+	if _, down := s.State(); down != nil || strings.Count(log.String(), "can't be used") != 1 || strings.Count(log.String(), "can be used again") != 1 {
 		t.Errorf("%v, the log:\n%s", down, &log)
 	}
 }
@@ -189,7 +189,7 @@ func TestCallerGone(t *testing.T) {
 	if _, err := s.Get(ctx, "x", 1); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if down, _ := s.State(); down != nil {
+	if _, down := s.State(); down != nil {
 		t.Error(down)
 	}
 }

@@ -118,7 +118,7 @@ func (h *house) openObjects() error {
 func (h *house) objectsCheck(ctx context.Context) check {
 	c := check{Name: "objects", OK: true}
 	if err := h.objects.Ping(ctx); err != nil {
-		_, since := h.objects.State()
+		since, _ := h.objects.State()
 		c.Detail = fmt.Sprintf("%v; since %s blobs come from upstream alone", err, since.UTC().Format(time.RFC3339))
 	}
 	return c
@@ -153,7 +153,7 @@ func (h *house) measureStore() []prometheus.Collector {
 	var all []prometheus.Collector
 	if h.objects != nil {
 		all = append(all, gauge("sluice_object_store_up", "Whether the shared object store could be used when it was asked last.", nil, func() float64 {
-			if down, _ := h.objects.State(); down != nil {
+			if _, down := h.objects.State(); down != nil {
 				return 0
 			}
 			return 1
