@@ -56,6 +56,8 @@
 //	                                           was in use, and when
 //	active      Name("database")               value: the database that all who     150 B      5 minutes, renewed
 //	                                           share the Store decide by
+//	bundle      Name(where it is from)         value: hash of the newest bundle of  71 B       24 hours
+//	                                           policies that a gateway has
 //	lease       Name(work)                     value: who does it                   100 B      5 s to 1 minute, renewed
 //	fence       Name(work)                     value: token of who did it last      50 B       24 hours
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days

@@ -37,6 +37,9 @@ func (h *house) openBundle(ctx context.Context, dir string) error {
 		File:  filepath.Join(dir, hex.EncodeToString(sum[:8])+".tar.gz"),
 		Check: func(ctx context.Context, body []byte) error { return policy.CheckBundle(ctx, from, body, keys) },
 	}
+	if h.local != nil {
+		m.Store = h.local
+	}
 	h.bundle = bundleSource{file: m.File, mirror: m}
 	return m.Open(ctx)
 }

@@ -11,6 +11,10 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluicegate/sluice/cache"
 )
 
 const (
@@ -32,11 +36,24 @@ type Mirror struct {
 	File  string                                    // its directory is made where it is missing
 	Every time.Duration                             // between two tries; 0 is DefaultEvery
 	Log   *slog.Logger                              // what Run does; nil for nothing
+	// Store is where gateways tell each other that one of them has a new bundle, so that
+	// all ask for it at once. Run looks there twice a second. nil: nowhere.
+	Store cache.Store
 
-	mu  sync.Mutex // guards all below
-	tag string     // of what is in File
-	err error      // why the newest is not in File
+	mu   sync.Mutex // guards all below
+	tag  string     // of what is in File
+	sum  string     // of what is in File, once it was fetched
+	told string     // the sum that another gateway told last, and that was asked for
+	err  error      // why the newest is not in File
 }
+
+// KindBundle is under what gateways tell each other of a new bundle.
+const KindBundle cache.Kind = "bundle" // where it is from → hash of the newest that one of them has
+
+const (
+	bundleTTL = 24 * time.Hour
+	newsEvery = 500 * time.Millisecond // so that what one has, all decide by within a second or so
+)
 
 // Open brings the file up to date. Where that can't be done and the file holds a bundle
 // that Check takes, that one counts, and Behind says so; else the error says why there is
@@ -64,16 +81,8 @@ func (m *Mirror) Open(ctx context.Context) error {
 // logged when it begins and when it is over.
 func (m *Mirror) Run(ctx context.Context) error {
 	for {
-		every := m.Every
-		if every <= 0 {
-			every = DefaultEvery
-		}
-		t := time.NewTimer(every*9/10 + rand.N(every/5+1)) // gateways that start together don't ask together
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if !m.pause(ctx) {
 			return nil
-		case <-t.C:
 		}
 		before := m.Behind()
 		err := m.update(ctx)
@@ -85,6 +94,59 @@ func (m *Mirror) Run(ctx context.Context) error {
 		case err == nil && before != nil:
 			m.log().InfoContext(ctx, "the bundle of policies is up to date again", "from", m.From)
 		}
+	}
+}
+
+// pause waits until the next try, or until another gateway has a bundle that isn't here. It
+// is false when ctx has ended.
+func (m *Mirror) pause(ctx context.Context) bool {
+	every := m.Every
+	if every <= 0 {
+		every = DefaultEvery
+	}
+	t := time.NewTimer(every*9/10 + rand.N(every/5+1)) // gateways that start together don't ask together
+	defer t.Stop()
+	look := time.NewTicker(newsEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+			return true
+		case <-look.C:
+			if m.Store != nil && m.news(ctx) {
+				return true
+			}
+		}
+	}
+}
+
+// news reports whether another gateway has told of a bundle that isn't here. It is true
+// once for each: a server that gives each gateway another one is not asked on and on.
+func (m *Mirror) news(ctx context.Context) bool {
+	raw, err := m.Store.Get(ctx, m.key())
+	if err != nil {
+		return false // there is none, or it is asked for in time
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if string(raw) == m.sum || string(raw) == m.told {
+		return false
+	}
+	m.told = string(raw)
+	return true
+}
+
+func (m *Mirror) key() cache.Key { return cache.Name(KindBundle, m.From) }
+
+// tell has other gateways know of a new bundle. That it can't costs them some time.
+func (m *Mirror) tell(ctx context.Context, sum string) {
+	if m.Store == nil {
+		return
+	}
+	if err := m.Store.Put(ctx, m.key(), []byte(sum), bundleTTL); err != nil {
+		m.log().DebugContext(ctx, "can't tell other gateways of a new bundle of policies", "error", err)
 	}
 }
 
@@ -112,11 +174,17 @@ func (m *Mirror) update(ctx context.Context) error {
 			err = m.put(b)
 		}
 	}
+	fetched := err == nil && b != nil
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.err = err
-	if err == nil && b != nil {
-		m.tag = tag
+	sum, told := m.sum, m.told
+	if fetched {
+		m.tag, m.sum = tag, digest.FromBytes(b).String()
+		sum = m.sum
+	}
+	m.mu.Unlock()
+	if fetched && sum != told {
+		m.tell(ctx, sum)
 	}
 	return err
 }
