@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,10 @@ func TestVEX(t *testing.T) {
 		d := e.Decide(context.Background(), in)
 		if d.Allow != c.allow || (len(d.Waived) == 1) != c.allow {
 			t.Errorf("%s: allow %v, waived %+v", name, d.Allow, d.Waived)
+		}
+		text := fmt.Sprint(e.Explain(context.Background(), in, d).Rules)
+		if told := strings.Contains(text, "v.json:2 says that CVE-1 is not_affected, of cgr.dev/other/image: that is not openssl in this image"); told != (name == "another product") {
+			t.Errorf("%s: explained as %s", name, text)
 		}
 		if name != "not affected" {
 			continue

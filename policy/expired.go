@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluicegate/sluice/policy/vex"
@@ -41,6 +43,26 @@ func (s *snapshot) suppress(in *Input, waivers activeWaivers) (active []scan.Fin
 	}
 	active, more := waivers.findings(&left)
 	return active, append(waived, more...)
+}
+
+// missedVEX adds to what would change each rule what VEX says of its findings that is about
+// another image or package: for each finding, of the first of them.
+func (s *snapshot) missedVEX(in *Input, rules []Rule) {
+	sets := []*vex.Set{s.vex}
+	if s.attested {
+		sets = append(sets, attestedVEX(&in.Image))
+	}
+	img := vexImage(&in.Image)
+	for i := range rules {
+		r := &rules[i]
+		for j := range r.Findings[:min(maxFixes, len(r.Findings))] {
+			f := &r.Findings[j]
+			for _, m := range vex.Misses(sets, &img, f) {
+				r.Changes = append(r.Changes, clip(fmt.Sprintf("%s says that %s is %s, of %s: that is not %s in this image. Where it is meant, name %s as the product there",
+					cmp.Or(m.Place, "The attested VEX document "+m.Document), f.ID, m.Status, strings.Join(m.Products, ", "), f.Package.Name, cmp.Or(f.Package.PURL, "the image by its digest")), maxMessage))
+			}
+		}
+	}
 }
 
 func vexImage(a *Image) vex.Image {

@@ -109,6 +109,7 @@ func (e *Engine) Explain(ctx context.Context, in Input, d Decision) Explanation 
 			}
 		}
 	}
+	s.missedVEX(&in, x.Rules)
 	x.Updates = e.updates(ctx, s, in, x)
 	x.Turn = e.turn(ctx, s, in, d)
 	return x

@@ -18,18 +18,7 @@ const (
 // https://docs.oasis-open.org/csaf/csaf/v2.0/os/csaf-v2.0-os.html, section 4.5 being the
 // profile VEX.
 type csafDocument struct {
-	Document struct {
-		Category    string `json:"category"`
-		CSAFVersion string `json:"csaf_version"`
-		Publisher   struct {
-			Name string `json:"name"`
-		} `json:"publisher"`
-		Tracking struct {
-			ID                 string     `json:"id"`
-			Status             string     `json:"status"`
-			CurrentReleaseDate *time.Time `json:"current_release_date"`
-		} `json:"tracking"`
-	} `json:"document"`
+	Document    csafHead `json:"document"`
 	ProductTree struct {
 		Branches         []csafBranch       `json:"branches"`
 		FullProductNames []csafProduct      `json:"full_product_names"`
@@ -40,6 +29,19 @@ type csafDocument struct {
 		} `json:"product_groups"`
 	} `json:"product_tree"`
 	Vulnerabilities []csafVulnerability `json:"vulnerabilities"`
+}
+
+type csafHead struct {
+	Category    string `json:"category"`
+	CSAFVersion string `json:"csaf_version"`
+	Publisher   struct {
+		Name string `json:"name"`
+	} `json:"publisher"`
+	Tracking struct {
+		ID                 string     `json:"id"`
+		Status             string     `json:"status"`
+		CurrentReleaseDate *time.Time `json:"current_release_date"`
+	} `json:"tracking"`
 }
 
 type csafBranch struct {
@@ -99,34 +101,46 @@ func (d *Document) csaf(data []byte) error {
 		return jsonError(data, err)
 	}
 	head, tracking := &doc.Document, &doc.Document.Tracking
-	switch {
-	case head.CSAFVersion != "2.0":
-		return fmt.Errorf("document.csaf_version is %q, want 2.0", clip(head.CSAFVersion))
-	case head.Category != "csaf_vex":
-		return fmt.Errorf("document.category is %q, want csaf_vex: only that profile says what is not affected, and why", clip(head.Category))
-	case tracking.ID == "" || head.Publisher.Name == "":
-		return errors.New("document.tracking.id or document.publisher.name is missing: nobody could tell whose statement it is")
-	case tracking.Status != "final" && tracking.Status != "interim":
-		return fmt.Errorf("document.tracking.status is %q, want final or interim: wait until it is published", clip(tracking.Status))
-	case tracking.CurrentReleaseDate == nil || tracking.CurrentReleaseDate.IsZero():
-		return errors.New("document.tracking.current_release_date is missing: nobody could tell which statement is the latest")
+	if err := head.check(); err != nil {
+		at, _ := lines(data, "document")
+		return fmt.Errorf("line %d: %w", at, err)
 	}
 	d.ID, d.Author = clip(tracking.ID), clip(head.Publisher.Name)
 	tree, err := newTree(&doc)
 	if err != nil {
-		return fmt.Errorf("product_tree: %w", err)
+		at, _ := lines(data, "product_tree")
+		return fmt.Errorf("line %d: product_tree: %w", at, err)
 	}
+	_, elements := lines(data, "vulnerabilities")
 	left := maxProducts
 	for i := range doc.Vulnerabilities {
 		v := &doc.Vulnerabilities[i]
 		ss, err := v.statements(tree, &left)
 		if err != nil {
-			return fmt.Errorf("line %d: vulnerability %d (%s): %w", elementLine(data, "vulnerabilities", i), i+1, clip(cmp.Or(v.CVE, "without cve")), err)
+			return fmt.Errorf("line %d: vulnerability %d (%s): %w", lineOf(elements, i), i+1, clip(cmp.Or(v.CVE, "without cve")), err)
 		}
 		for j := range ss {
-			ss[j].at = *tracking.CurrentReleaseDate
+			ss[j].at, ss[j].line = *tracking.CurrentReleaseDate, lineOf(elements, i)
 		}
 		d.statements = append(d.statements, ss...)
+	}
+	return nil
+}
+
+// check refuses a document that says too little of itself.
+func (h *csafHead) check() error {
+	tracking := &h.Tracking
+	switch {
+	case h.CSAFVersion != "2.0":
+		return fmt.Errorf("document.csaf_version is %q, want 2.0", clip(h.CSAFVersion))
+	case h.Category != "csaf_vex":
+		return fmt.Errorf("document.category is %q, want csaf_vex: only that profile says what is not affected, and why", clip(h.Category))
+	case tracking.ID == "" || h.Publisher.Name == "":
+		return errors.New("document.tracking.id or document.publisher.name is missing: nobody could tell whose statement it is")
+	case tracking.Status != "final" && tracking.Status != "interim":
+		return fmt.Errorf("document.tracking.status is %q, want final or interim: wait until it is published", clip(tracking.Status))
+	case tracking.CurrentReleaseDate == nil || tracking.CurrentReleaseDate.IsZero():
+		return errors.New("document.tracking.current_release_date is missing: nobody could tell which statement is the latest")
 	}
 	return nil
 }

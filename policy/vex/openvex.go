@@ -23,13 +23,15 @@ func (d *Document) openVEX(data []byte) error {
 	}
 	d.ID, d.Author = clip(doc.ID), clip(doc.Author)
 	if d.ID == "" || d.Author == "" {
-		return errors.New("@id or author is missing: nobody could tell whose statement it is")
+		return errors.New("line 1: @id or author is missing: nobody could tell whose statement it is")
 	}
+	_, elements := lines(data, "statements")
 	for i := range doc.Statements {
 		s, err := openStatement(doc, &doc.Statements[i])
 		if err != nil {
-			return fmt.Errorf("line %d: statement %d: %w", elementLine(data, "statements", i), i+1, err)
+			return fmt.Errorf("line %d: statement %d: %w", lineOf(elements, i), i+1, err)
 		}
+		s.line = lineOf(elements, i)
 		d.statements = append(d.statements, s)
 	}
 	return nil

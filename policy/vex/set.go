@@ -1,6 +1,7 @@
 package vex
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -64,6 +65,64 @@ func Find(sets []*Set, img *Image, f *scan.Finding) (Statement, bool) {
 		return Statement{}, false
 	}
 	return Statement{Document: best.document.ID, Author: best.document.Author, Status: best.status, Why: best.why}, true
+}
+
+// A Miss is a statement that would set a finding aside if it were about it, and names
+// another image or package.
+type Miss struct {
+	Place    string   // FILE:LINE; "" for an attestation
+	Document string   // its ID
+	Status   Status   // one that suppresses
+	Products []string // what it names, at most 3
+}
+
+// Misses returns what sets say of a finding's vulnerability elsewhere: whoever wrote that may
+// have meant this image. At most 3.
+func Misses(sets []*Set, img *Image, f *scan.Finding) (ms []Miss) {
+	for _, s := range sets {
+		if s == nil {
+			continue
+		}
+		for _, id := range append([]string{f.ID}, f.Aliases...) {
+			for _, x := range s.by[strings.ToLower(id)] {
+				if len(ms) == 3 || !x.status.Suppresses() || x.about(img, f, false) {
+					continue
+				}
+				m := Miss{Document: x.document.ID, Status: x.status}
+				if x.document.Name != "" {
+					m.Place = fmt.Sprintf("%s:%d", x.document.Name, x.line)
+				}
+				for _, p := range x.products[:min(3, len(x.products))] {
+					m.Products = append(m.Products, p.String())
+				}
+				ms = append(ms, m)
+			}
+		}
+	}
+	return ms
+}
+
+// String is for people.
+func (p product) String() string {
+	switch {
+	case p.image == nil:
+		return p.pkg.String()
+	case p.pkg == nil:
+		return p.image.String()
+	}
+	return p.pkg.String() + " in " + p.image.String()
+}
+
+// String is the first name of c.
+func (c *component) String() string {
+	names := slices.Concat(c.packages, c.refs, c.digests)
+	for _, p := range c.images {
+		names = append(names, p.ToString())
+	}
+	if len(names) == 0 {
+		return "something without a package URL, an image reference or a digest"
+	}
+	return clip(names[0])
 }
 
 // before reports whether other is later than x.

@@ -35,6 +35,7 @@ func (s Status) Suppresses() bool { return s == NotAffected || s == Fixed }
 type Document struct {
 	ID       string
 	Author   string
+	Name     string // of the file it is from; "" for an attestation
 	Revision string // names its content
 
 	statements []statement
@@ -44,6 +45,7 @@ type Document struct {
 // A statement says what becomes of vulnerabilities in products.
 type statement struct {
 	document        *Document
+	line            int // of the document, where it begins
 	vulnerabilities []string
 	status          Status
 	why             string
@@ -61,6 +63,7 @@ func Parse(name string, data []byte) (*Document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	d.Name = name
 	return d, nil
 }
 
@@ -140,36 +143,51 @@ func jsonError(data []byte, err error) error {
 	return fmt.Errorf("line %d: not well formed: %w", 1+bytes.Count(data[:at], []byte("\n")), err)
 }
 
-// elementLine returns the line on which element i of a list begins that stands in a document,
-// 1 where it can't be told.
-func elementLine(data []byte, list string, i int) int {
+// lines returns the line on which a member of a document begins, and those of the elements
+// where it is a list; 1 where it can't be told.
+func lines(data []byte, member string) (at int, elements []int) {
 	dec := json.NewDecoder(bytes.NewReader(data))
+	line, counted := 1, 0
+	here := func() int { // where the next value begins
+		rest := data[dec.InputOffset():]
+		from := len(data) - len(bytes.TrimLeft(rest, ":, \t\r\n"))
+		line, counted = line+bytes.Count(data[counted:from], []byte("\n")), from
+		return line
+	}
 	if _, err := dec.Token(); err != nil {
-		return 1
+		return 1, nil
 	}
 	var skipped json.RawMessage
 	for dec.More() {
+		at = here()
 		key, err := dec.Token()
 		if err != nil {
-			return 1
+			return 1, nil
 		}
-		if key != list {
+		if key != member {
 			if dec.Decode(&skipped) != nil {
-				return 1
+				return 1, nil
 			}
 			continue
 		}
-		if _, err := dec.Token(); err != nil {
-			return 1
+		if open, err := dec.Token(); err != nil || open != json.Delim('[') {
+			return at, nil
 		}
-		for range i {
+		for dec.More() {
+			elements = append(elements, here())
 			if dec.Decode(&skipped) != nil {
-				return 1
+				break
 			}
 		}
-		rest := data[dec.InputOffset():]
-		at := len(data) - len(bytes.TrimLeft(rest, ", \t\r\n"))
-		return 1 + bytes.Count(data[:at], []byte("\n"))
+		return at, elements
+	}
+	return 1, nil
+}
+
+// lineOf returns the line of element i, as lines found them.
+func lineOf(elements []int, i int) int {
+	if i < len(elements) {
+		return elements[i]
 	}
 	return 1
 }

@@ -368,3 +368,34 @@ func FuzzParse(f *testing.F) {
 		Find([]*Set{NewSet([]*Document{d})}, web(), openssl())
 	})
 }
+
+// TestHeadsNameTheLine of what is wrong with a document as a whole.
+func TestHeadsNameTheLine(t *testing.T) {
+	good := csaf1(`"known_not_affected": ["web"]`)
+	for name, c := range map[string][2]string{
+		"category":     {strings.Replace(good, "csaf_vex", "csaf_base", 1), "line 1: document.category"},
+		"moved down":   {"{\n\n" + strings.Replace(good, "csaf_vex", "csaf_base", 1)[1:], "line 3: document.category"},
+		"product tree": {strings.Replace(good, `"product_id": "curl"`, `"product_id": "openssl"`, 1), "line 3: product_tree"},
+		"OpenVEX":      {strings.Replace(open1("d", notAffected(`{"@id": "cgr.dev/acme/web"}`)), `"vendor"`, `""`, 1), "line 1: @id or author"},
+	} {
+		if _, err := Parse("d.json", []byte(c[0])); err == nil || !strings.Contains(err.Error(), "d.json: "+c[1]) {
+			t.Errorf("%s: %v, want %s", name, err, c[1])
+		}
+	}
+}
+
+// TestMisses: what is said of another image or package is found, with its place, and what
+// counts is none.
+func TestMisses(t *testing.T) {
+	text := open1("d", "\n"+notAffected(`{"@id": "cgr.dev/acme/other"}`),
+		"\n"+notAffected(`{"@id": "cgr.dev/acme/web", "subcomponents": [{"@id": "pkg:apk/wolfi/curl"}]}`),
+		"\n"+notAffected(`{"@id": "acme"}`), "\n"+notAffected(`{"@id": "cgr.dev/acme/web"}`),
+		"\n"+strings.Replace(notAffected(`{"@id": "cgr.dev/acme/third"}`), `"not_affected", "justification": "component_not_present"`, `"affected", "action_statement": "update"`, 1))
+	got := fmt.Sprintf("%+v", Misses(append(parsed(t, text), nil), web(), openssl()))
+	want := "[{Place:doc0.json:2 Document:d Status:not_affected Products:[cgr.dev/acme/other]} " +
+		"{Place:doc0.json:3 Document:d Status:not_affected Products:[pkg:apk/wolfi/curl in cgr.dev/acme/web]} " +
+		"{Place:doc0.json:4 Document:d Status:not_affected Products:[something without a package URL, an image reference or a digest]}]"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
