@@ -64,6 +64,7 @@
 //	raised      Name(event's id)               value: when                          30 B       30 days
 //	signatures  Name(repository, digest,       value: what was found and verified   to 300 KiB StaleTags
 //	            hash of trust)
+//	audit       Name(day)                      map: id → who changed what           1 KiB each 400 days
 //	waivers     Name("all")                    map: id → waiver                      to 4 KiB   until removed
 //	waiversat   Name("all")                    value: random, new at each change    30 B       for ever
 //	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/audit"
 	"github.com/sluicegate/sluice/policy/vex"
 )
 
@@ -48,6 +49,7 @@ type Exceptions struct {
 	MaxLife time.Duration
 	Now     func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: none
+	Audit   *audit.Log       // keeps who added and removed what; nil: nothing does
 
 	current atomic.Pointer[exceptionSet]
 

@@ -196,7 +196,7 @@ func (x *Exceptions) Add(ctx context.Context, w Waiver) (WaiverStatus, error) {
 	}
 	s := w.statusAt(now)
 	s.Warning = x.warning(&w)
-	return s, nil
+	return s, x.Audit.Write(ctx, "waiver.add", w.ID, fmt.Sprintf("%v, owner %s, until %s: %s", w.Scope, w.Owner, s.Ends.UTC().Format(time.RFC3339), w.Reason))
 }
 
 // Remove ends a waiver of the Store, also one that can't be read, as quickly as Add has one
@@ -217,7 +217,10 @@ func (x *Exceptions) Remove(ctx context.Context, id string) error {
 		}
 		return waiverError(WaiverUnknown, "there is no waiver %s", quote(id))
 	}
-	return x.change(ctx, func() error { return x.Store.DeleteField(ctx, waiversKey(), id) })
+	if err := x.change(ctx, func() error { return x.Store.DeleteField(ctx, waiversKey(), id) }); err != nil {
+		return err
+	}
+	return x.Audit.Write(ctx, "waiver.remove", id, "")
 }
 
 // change writes to the Store and takes what is there then.

@@ -55,6 +55,20 @@ type Scope struct {
 	Policy     string `yaml:"policy" json:"policy,omitempty"`         // name of a policy, exactly
 }
 
+// String is for people: advisory=CVE-2026-1 repository=acme/*.
+func (s Scope) String() string {
+	var parts []string
+	for _, f := range [...]struct{ name, value string }{
+		{"advisory", s.Advisory}, {"package", s.Package}, {"repository", s.Repository},
+		{"digest", s.Digest}, {"namespace", s.Namespace}, {"policy", s.Policy},
+	} {
+		if f.value != "" {
+			parts = append(parts, f.name+"="+f.value)
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
 // images reports whether the scope covers the image and the caller.
 func (s *Scope) images(in *Input) bool {
 	if s.Digest != "" && s.Digest != in.Image.Digest && !slices.Contains(in.Image.Indexes, s.Digest) {

@@ -57,7 +57,10 @@ func (h *house) controlServer() (*server, error) {
 	mux.Handle(whatIfPath, (&api.WhatIfs{Gateway: h.gateway, Compile: h.candidate, Log: h.log}).Handler())
 	mux.HandleFunc("POST "+cachePath, h.serveCache)
 	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
-	return &server{Server: newServer(mux, h.log), listener: l}, nil
+	mux.HandleFunc("GET "+auditPath, h.serveAudit)
+	s := &server{Server: newServer(mux, h.log), listener: l}
+	s.ConnContext = withPeer
+	return s, nil
 }
 
 // control is a running gateway, seen through its control socket.
@@ -108,7 +111,11 @@ func (c *control) Test(ctx context.Context, name, repository string) (r connecti
 }
 
 func (c *control) call(ctx context.Context, method, path string, body []byte, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://gateway/api/v1/connections"+path, bytes.NewReader(body))
+	return c.callPath(ctx, method, "/api/v1/connections"+path, body, into)
+}
+
+func (c *control) callPath(ctx context.Context, method, path string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gateway"+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

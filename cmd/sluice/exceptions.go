@@ -19,7 +19,7 @@ import (
 func (h *house) openExceptions(ctx context.Context) error {
 	c := h.config.Policy
 	h.exceptions = &policy.Exceptions{
-		Store: h.store, VEX: c.VEX, Attested: c.VEXAttestations, MaxLife: c.WaiverMax, Log: h.log,
+		Store: h.store, VEX: c.VEX, Attested: c.VEXAttestations, MaxLife: c.WaiverMax, Log: h.log, Audit: h.audit,
 		Filed: func() ([]policy.Waiver, error) { return h.policies[c.Dir].FileWaivers(), nil },
 		Warn:  h.strayWaiver,
 	}
@@ -71,7 +71,7 @@ func (h *house) remind(ctx context.Context, r *policy.Reminders) {
 		if w.State == policy.WaiverExpired {
 			message = "a waiver has ended: what it was for is denied again"
 		}
-		h.log.WarnContext(ctx, message, "waiver", w.ID, "ends", w.Ends.Format(time.RFC3339), "owner", w.Owner, "ticket", w.Ticket, "scope", scopeText(w.Scope), "from", w.Source)
+		h.log.WarnContext(ctx, message, "waiver", w.ID, "ends", w.Ends.Format(time.RFC3339), "owner", w.Owner, "ticket", w.Ticket, "scope", w.Scope.String(), "from", w.Source)
 	}
 }
 

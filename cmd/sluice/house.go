@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/audit"
 	"github.com/sluicegate/sluice/cache/objects"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/configs"
@@ -50,6 +51,7 @@ type house struct {
 	workers     *worker.Pool
 	scanner     *scan.Scanner
 	fleet       *scan.Fleet // what gateways that share the store agree on, else nil
+	audit       *audit.Log
 	exceptions  *policy.Exceptions
 	policies    map[string]*policy.Engine // by directory, "" is of the bundle or of those built in
 	bundle      bundleSource
@@ -117,6 +119,7 @@ func (h *house) build(ctx context.Context) (err error) {
 		return err
 	}
 	h.closers = append(h.closers, h.store.Close)
+	h.audit = &audit.Log{Store: h.store}
 	if err := h.openSpools(); err != nil {
 		return err
 	}
@@ -308,7 +311,7 @@ func openVault(c configs.Config, store cache.Store, log *slog.Logger) (*connecti
 	if err != nil {
 		return nil, err
 	}
-	v := &connection.Vault{Store: store, Key: key, Files: map[string]string{}, Log: log}
+	v := &connection.Vault{Store: store, Key: key, Files: map[string]string{}, Log: log, Audit: &audit.Log{Store: store}}
 	owners := map[string]string{}
 	for _, u := range c.Upstreams {
 		env, _ := connection.EnvNames(u.Name)

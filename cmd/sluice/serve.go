@@ -134,7 +134,7 @@ func (h *house) shutDown(ctx context.Context, wait bool, servers []*server) {
 
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
-	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions}
+	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions, "audit of policies": h.auditPolicies}
 	for dir, engine := range h.policies {
 		watched["policies "+h.policyName(dir)] = engine.Run
 	}

@@ -11,11 +11,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sluicegate/sluice/cache/audit"
 	"github.com/sluicegate/sluice/cache/disk"
 	"github.com/sluicegate/sluice/configs"
 	"github.com/sluicegate/sluice/policy"
@@ -161,22 +161,9 @@ func printWaivers(w io.Writer, ws []policy.WaiverStatus) {
 	rows := [][]string{{"WAIVER", "STATE", "ENDS", "SCOPE", "OWNER", "TICKET", "FROM", "REASON"}}
 	for _, x := range ws {
 		state := map[string]string{policy.WaiverExpiring: p.warn(x.State), policy.WaiverExpired: p.bad(x.State)}[x.State]
-		rows = append(rows, []string{clean(x.ID), cmp.Or(state, x.State), x.Ends.Format(time.RFC3339), clean(scopeText(x.Scope)), clean(x.Owner), clean(x.Ticket), x.Source, clean(x.Reason)})
+		rows = append(rows, []string{clean(x.ID), cmp.Or(state, x.State), x.Ends.Format(time.RFC3339), clean(x.Scope.String()), clean(x.Owner), clean(x.Ticket), x.Source, clean(x.Reason)})
 	}
 	table(w, rows)
-}
-
-func scopeText(s policy.Scope) string {
-	var parts []string
-	for _, f := range [...]struct{ name, value string }{
-		{"advisory", s.Advisory}, {"package", s.Package}, {"repository", s.Repository},
-		{"digest", s.Digest}, {"namespace", s.Namespace}, {"policy", s.Policy},
-	} {
-		if f.value != "" {
-			parts = append(parts, f.name+"="+f.value)
-		}
-	}
-	return strings.Join(parts, " ")
 }
 
 // withWaivers opens the waivers where they are kept: in the store, or through the gateway
@@ -198,7 +185,7 @@ func withWaivers(ctx context.Context, c configs.Config, do func(api.WaiverBook) 
 		return err
 	}
 	defer store.Close()
-	x := &policy.Exceptions{Store: store, MaxLife: c.Policy.WaiverMax, Filed: func() ([]policy.Waiver, error) { return policy.ReadWaivers(c.Policy.WaiverFile) }}
+	x := &policy.Exceptions{Store: store, Audit: &audit.Log{Store: store}, MaxLife: c.Policy.WaiverMax, Filed: func() ([]policy.Waiver, error) { return policy.ReadWaivers(c.Policy.WaiverFile) }}
 	if err := x.Open(ctx); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/audit"
 	"github.com/sluicegate/sluice/proxy/upstream"
 )
 
@@ -53,6 +54,8 @@ type Vault struct {
 	Now func() time.Time
 	// Log is told of changes, and of sources that can't be read. Default nil, nothing.
 	Log *slog.Logger
+	// Audit keeps who set and removed what. Default nil, nothing.
+	Audit *audit.Log
 
 	reads  singleflight.Group
 	mu     sync.Mutex // guards known and writes
@@ -99,7 +102,12 @@ func (v *Vault) Set(ctx context.Context, name string, c upstream.Credentials) er
 	if err := v.Store.PutField(ctx, storeKey(), name, sealed, 0); err != nil {
 		return fmt.Errorf("set connection %s: %w", name, err)
 	}
-	return nil
+	info := Describe(name, c, v.now())
+	detail := info.Form + " of " + info.Username
+	if !info.Expires.IsZero() {
+		detail += ", ends " + info.Expires.UTC().Format(time.RFC3339)
+	}
+	return v.Audit.Write(ctx, "connection.set", name, detail)
 }
 
 // Remove removes the stored credentials of an upstream; that there are none is no
@@ -109,7 +117,7 @@ func (v *Vault) Remove(ctx context.Context, name string) error {
 	if err := v.Store.DeleteField(ctx, storeKey(), name); err != nil {
 		return fmt.Errorf("remove connection %s: %w", name, err)
 	}
-	return nil
+	return v.Audit.Write(ctx, "connection.remove", name, "")
 }
 
 // Credentials returns the credentials in force for an upstream, anonymous where no
