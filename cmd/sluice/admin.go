@@ -74,6 +74,11 @@ func (h *house) checks(ctx context.Context) []check {
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policiesCheck(h.policies[dir].Status()))
 	}
+	for _, u := range h.config.Upstreams {
+		if c, worth := h.tokenCheck(ctx, u.Name); worth {
+			checks = append(checks, c)
+		}
+	}
 	checks = append(checks, h.workerCheck())
 	if h.stopping.Load() {
 		checks = append(checks, check{"serving", false, "stopping; only pulls in flight are to finish here"})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,15 +21,68 @@ func (h *house) report(ctx context.Context) {
 			h.log.Error("unknown images are denied: there is no usable vulnerability database, and update_every 0s downloads none", "error", err)
 		}
 	}
-	infos, err := h.connections.List(ctx) // logs what it can't read
-	if err != nil && ctx.Err() == nil {
-		h.log.Error("pull tokens can't be listed", "error", err)
-	}
-	for _, i := range infos {
-		if i.DaysLeft != nil && time.Until(i.Expires) < connection.ExpirySoon {
-			h.log.Warn("a pull token has ended or ends soon: set a new one", "upstream", i.Upstream, "source", i.Source, "expires", i.Expires.UTC().Format(time.RFC3339))
+	told := map[string]connection.Urgency{}
+	tick := time.NewTicker(lookAtTokens)
+	defer tick.Stop()
+	for {
+		h.tellTokens(ctx, told)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
+}
+
+// lookAtTokens is how often the ends of pull tokens are looked at.
+const lookAtTokens = time.Minute
+
+// tellTokens logs which pull tokens end soon, each when that begins, becomes urgent, or is
+// over. told is what was logged last.
+func (h *house) tellTokens(ctx context.Context, told map[string]connection.Urgency) {
+	for _, u := range h.config.Upstreams {
+		creds, err := h.connections.Credentials(ctx, u.Name) // logs what it can't read
+		if err != nil {
+			continue
+		}
+		i := connection.Describe(u.Name, creds, time.Now())
+		urgency := i.Urgency(time.Now())
+		if told[u.Name] == urgency {
+			continue
+		}
+		told[u.Name] = urgency
+		level, text := slog.LevelInfo, "a pull token lasts again"
+		switch urgency {
+		case connection.Soon:
+			level, text = slog.LevelWarn, "a pull token ends within 14 days: set a new one"
+		case connection.Urgent:
+			level, text = slog.LevelError, "a pull token ends within 3 days: set a new one"
+		case connection.Ended:
+			level, text = slog.LevelError, "a pull token has ended: set a new one, or pulls will be refused by the registry"
+		}
+		h.log.Log(ctx, level, text, "upstream", u.Name, "expires", i.Expires.UTC().Format(time.RFC3339))
+	}
+}
+
+// tokenCheck says how long the pull token of an upstream lasts. A gateway without a good one
+// still serves what is known, and no other would have a better one.
+func (h *house) tokenCheck(ctx context.Context, name string) (c check, worth bool) {
+	c = check{Name: "pull token " + name, OK: true}
+	creds, err := h.connections.Credentials(ctx, name)
+	if err != nil {
+		c.Detail = err.Error()
+		return c, true
+	}
+	i := connection.Describe(name, creds, time.Now())
+	switch i.Urgency(time.Now()) {
+	case connection.Soon, connection.Urgent:
+		c.Detail = "ends " + i.Expires.UTC().Format(time.RFC3339) + ": set a new one"
+	case connection.Ended:
+		c.Detail = "ended " + i.Expires.UTC().Format(time.RFC3339) + ": set a new one"
+	default:
+		return c, false
+	}
+	return c, true
 }
 
 // A gauge is one measurement, taken when it is asked for.

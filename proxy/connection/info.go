@@ -20,8 +20,12 @@ const (
 // then that of the identity and what it lies in.
 var pullTokenUser = regexp.MustCompile(`^([0-9a-f]{40})(/[0-9a-f]{16})+$`)
 
-// ExpirySoon is how long before its end a pull token is warned of.
-const ExpirySoon = 14 * 24 * time.Hour
+// ExpirySoon is how long before its end a pull token is warned of, and ExpiryUrgent how
+// long before it is an error.
+const (
+	ExpirySoon   = 14 * 24 * time.Hour
+	ExpiryUrgent = 3 * 24 * time.Hour
+)
 
 // An Info describes a connection without its password. What is said of the token was
 // read from the token itself and not verified.
@@ -60,6 +64,31 @@ func Describe(name string, c upstream.Credentials, now time.Time) Info {
 		info.DaysLeft = &days
 	}
 	return info
+}
+
+// An Urgency says how soon a pull token ends.
+type Urgency int
+
+// What there is to do about it.
+const (
+	Lasting Urgency = iota // nothing, or it doesn't say
+	Soon                   // within 14 days
+	Urgent                 // within 3 days
+	Ended
+)
+
+// Urgency says how soon the token ends, as of now.
+func (i Info) Urgency(now time.Time) Urgency {
+	left := i.Expires.Sub(now)
+	switch {
+	case i.Expires.IsZero() || left >= ExpirySoon:
+		return Lasting
+	case left >= ExpiryUrgent:
+		return Soon
+	case left > 0:
+		return Urgent
+	}
+	return Ended
 }
 
 // Expired reports whether the token says that it has ended at now.
