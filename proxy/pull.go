@@ -74,7 +74,7 @@ func (g *Gateway) begin(ctx context.Context, caller auth.Caller, repo Repo, m *m
 	if g.closed {
 		return nil, &Error{Status: 503, Code: codeUnavailable, Message: "the gateway is shutting down; try again", RetryAfter: time.Second}
 	}
-	t, err := g.queue.enter(repo.Upstream, low)
+	t, err := g.queue.enter(repo.Upstream, caller.Party(), low)
 	if err != nil {
 		return nil, &Error{Status: 429, Code: codeTooMany, Message: "too many images wait to be scanned by this gateway; try again later", RetryAfter: 10 * time.Second, cause: err}
 	}

@@ -13,7 +13,10 @@ var errQueueFull = errors.New("too many images wait to be scanned")
 // A queue lets a bounded number of pulls run. Those that somebody waits for go first;
 // those that only a HEAD began come last, and take no more than a quarter of the places
 // to run, never the last one, and half of those to wait. No upstream takes all the places
-// where there are several, since a slow one gives them back late.
+// where there are several, since a slow one gives them back late. Of several callers who
+// wait, the one goes first of whose pulls the fewest run, so that one who asks for fifty
+// images doesn't have another wait for all of them; none takes more than half of the places
+// to wait.
 type queue struct {
 	Running int // pulls at once
 	Each    int // of one upstream at once
@@ -23,26 +26,29 @@ type queue struct {
 	running int
 	low     int            // of running, those that only a HEAD began
 	of      map[string]int // of running, by upstream
+	by      map[string]int // of running, by caller; only those above 0
 	waiting []*ticket
 }
 
 type ticket struct {
 	upstream string
+	caller   string
 	low      bool
 	running  bool
 	run      chan struct{} // closed when it may run
 }
 
 // enter queues a pull; wait on the ticket before running.
-func (q *queue) enter(upstream string, low bool) (*ticket, error) {
+func (q *queue) enter(upstream, caller string, low bool) (*ticket, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := &ticket{upstream: upstream, low: low, run: make(chan struct{})}
+	t := &ticket{upstream: upstream, caller: caller, low: low, run: make(chan struct{})}
 	if q.free(t) {
 		q.start(t)
 		return t, nil
 	}
-	if len(q.waiting) >= q.Waiting || low && q.lows() >= q.Waiting/2 {
+	lows, own := q.count(caller)
+	if len(q.waiting) >= q.Waiting || low && lows >= q.Waiting/2 || own >= max(1, q.Waiting/2) {
 		return nil, errQueueFull
 	}
 	q.waiting = append(q.waiting, t)
@@ -65,9 +71,10 @@ func (q *queue) start(t *ticket) {
 	t.running = true
 	q.running++
 	if q.of == nil {
-		q.of = map[string]int{}
+		q.of, q.by = map[string]int{}, map[string]int{}
 	}
 	q.of[t.upstream]++
+	q.by[t.caller]++
 	if t.low {
 		q.low++
 	}
@@ -78,20 +85,27 @@ func (q *queue) stop(t *ticket) {
 	t.running = false
 	q.running--
 	q.of[t.upstream]--
+	if q.by[t.caller]--; q.by[t.caller] == 0 {
+		delete(q.by, t.caller)
+	}
 	if t.low {
 		q.low--
 	}
 	q.fill()
 }
 
-// lows counts those that wait and that only a HEAD began. It is called with mu held.
-func (q *queue) lows() (n int) {
+// count counts those that wait: that only a HEAD began, and of a caller. It is called with mu
+// held.
+func (q *queue) count(caller string) (lows, own int) {
 	for _, t := range q.waiting {
 		if t.low {
-			n++
+			lows++
+		}
+		if t.caller == caller {
+			own++
 		}
 	}
-	return n
+	return lows, own
 }
 
 // hurry says that somebody waits for t now.
@@ -136,7 +150,7 @@ func (q *queue) leave(t *ticket) {
 func (q *queue) fill() {
 	for _, low := range []bool{false, true} {
 		for {
-			i := slices.IndexFunc(q.waiting, func(t *ticket) bool { return t.low == low && q.free(t) })
+			i := q.next(low)
 			if i < 0 {
 				break
 			}
@@ -146,7 +160,19 @@ func (q *queue) fill() {
 	}
 }
 
-// before returns how many are to run before t, false where t doesn't wait.
+// next returns who goes next, -1 for nobody. It is called with mu held.
+func (q *queue) next(low bool) int {
+	best := -1
+	for i, t := range q.waiting {
+		if t.low == low && q.free(t) && (best < 0 || q.by[t.caller] < q.by[q.waiting[best].caller]) {
+			best = i
+		}
+	}
+	return best
+}
+
+// before returns how many came before t and are to run, false where t doesn't wait. Of other
+// callers some may pass it.
 func (q *queue) before(t *ticket) (n int, waits bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

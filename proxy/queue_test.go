@@ -10,7 +10,7 @@ func TestQueue(t *testing.T) {
 	q := &queue{Running: 8, Each: 8, Waiting: 10}
 	enter := func(low bool) *ticket {
 		t.Helper()
-		k, err := q.enter("one", low)
+		k, err := q.enter("one", "caller", low)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -28,7 +28,7 @@ func TestQueue(t *testing.T) {
 	}
 	runs("the second HEAD", lows[1], true)
 	runs("the third HEAD", lows[2], false)
-	if _, err := q.enter("one", true); err == nil {
+	if _, err := q.enter("one", "caller", true); err == nil {
 		t.Error("HEADs fill more than half of the queue")
 	}
 	q.hurry(lows[0])
@@ -64,13 +64,13 @@ func TestQueueOfSeveralUpstreams(t *testing.T) {
 	q := &queue{Running: 3, Each: 2, Waiting: 10}
 	var slow []*ticket
 	for range 4 {
-		k, err := q.enter("slow", false)
+		k, err := q.enter("slow", "caller", false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		slow = append(slow, k)
 	}
-	fast, err := q.enter("fast", false)
+	fast, err := q.enter("fast", "caller", false)
 	if err != nil || !fast.running || slow[2].running {
 		t.Errorf("another upstream's pull: runs %v, %v; the slow one's third: %v", fast.running, err, slow[2].running)
 	}
@@ -86,5 +86,46 @@ func TestQueueOfSeveralUpstreams(t *testing.T) {
 	}
 	if q.running != 0 || q.of["slow"] != 0 || q.of["fast"] != 0 {
 		t.Errorf("in the end %d run, %v", q.running, q.of)
+	}
+}
+
+// One caller asks for fifty images, then another one for one: that goes next.
+func TestQueueIsFair(t *testing.T) {
+	t.Parallel()
+	q := &queue{Running: 2, Each: 2, Waiting: 20}
+	enter := func(caller string) *ticket {
+		t.Helper()
+		k, err := q.enter("one", caller, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	var many []*ticket
+	for range 12 {
+		many = append(many, enter("many"))
+	}
+	if _, err := q.enter("one", "many", false); err == nil {
+		t.Error("one caller takes more than half of the places to wait")
+	}
+	few := []*ticket{enter("few"), enter("few")}
+	q.leave(many[0])
+	if !few[0].running || many[2].running {
+		t.Error("who has nothing running waits for one who has")
+	}
+	q.leave(many[1])
+	if !many[2].running || few[1].running {
+		t.Error("who has something running passes one who has nothing")
+	}
+	all := append(many, few...)
+	for range all {
+		for _, k := range all {
+			if k.running {
+				q.leave(k)
+			}
+		}
+	}
+	if running, waiting := q.length(); running != 0 || waiting != 0 || len(q.by) != 0 {
+		t.Errorf("in the end %d run, %d wait, %v are remembered", running, waiting, q.by)
 	}
 }

@@ -44,6 +44,18 @@ const (
 type Caller struct {
 	Name   string   // "" for an anonymous caller
 	Groups []string // none yet for callers of an htpasswd file
+	// Address is where the request came from: its IPv4 address, or the first 64 bits of its
+	// IPv6 address. It says nothing of who that is, and no policy sees it.
+	Address string
+}
+
+// Party is who shares a fair part with others: one of a name, or for anonymous callers all of
+// one address.
+func (c Caller) Party() string {
+	if c.Name != "" {
+		return "name " + c.Name
+	}
+	return "address " + c.Address
 }
 
 // An Authenticator tells who makes a request. Its exported fields must not change
@@ -95,8 +107,9 @@ func (a *Authenticator) Load() error {
 // Caller returns who makes r. The error is ErrUnauthorized, a *TooManyError, or that
 // of r's context.
 func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
+	from := address(r.RemoteAddr)
 	if a.Anonymous && (a.Htpasswd == "" || r.Header.Get("Authorization") == "") {
-		return Caller{}, nil
+		return Caller{Address: from}, nil
 	}
 	name, password, ok := r.BasicAuth()
 	if !ok || a.Htpasswd == "" {
@@ -106,12 +119,12 @@ func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
 	hash, known := users.hash(name)
 	seen := a.mark(name, password, hash)
 	if known && a.wasVerified(seen) {
-		return Caller{Name: name}, nil
+		return Caller{Name: name, Address: from}, nil
 	}
-	if err := a.verify(r.Context(), source{address(r.RemoteAddr), name}, seen, hash, password, known); err != nil {
+	if err := a.verify(r.Context(), source{from, name}, seen, hash, password, known); err != nil {
 		return Caller{}, err
 	}
-	return Caller{Name: name}, nil
+	return Caller{Name: name, Address: from}, nil
 }
 
 // verify checks a password that was not seen before. known is false where hash only

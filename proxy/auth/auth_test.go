@@ -139,7 +139,7 @@ func TestCaller(t *testing.T) {
 				if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 					t.Fatalf("try %d: error %v, want %v", try, err, test.err)
 				}
-				if diff := cmp.Diff(Caller{Name: test.want}, got); diff != "" {
+				if diff := cmp.Diff(test.want, got.Name); diff != "" {
 					t.Errorf("try %d: (-want +got):\n%s", try, diff)
 				}
 			}
