@@ -111,6 +111,9 @@ type Auth struct {
 	// HtpasswdFile is a file of "name:hash" lines, bcrypt only (htpasswd -B). It is
 	// read again when it changes. Default "", no callers are known.
 	HtpasswdFile string `yaml:"htpasswd_file"`
+	// GroupsFile is a file of "group: name name" lines, for policies, which see a caller's
+	// groups as input.request.groups. It is read again when it changes. Default "", none.
+	GroupsFile string `yaml:"groups_file"`
 }
 
 // An Upstream is a registry that the gateway reads from.

@@ -25,6 +25,7 @@ func (c Config) Validate() error {
 	v.check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "needs both cert_file and key_file, or neither")
 	v.store(c.Store, c.Redis)
 	v.objects(c.Objects)
+	v.check(c.Auth.GroupsFile == "" || c.Auth.HtpasswdFile != "", "auth.groups_file", "has groups of callers that nobody knows: set auth.htpasswd_file too")
 	v.upstreams(c)
 	v.gate(c.Gate, c.Upstreams)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

@@ -66,6 +66,7 @@ func TestValidate(t *testing.T) {
 		{"store of another kind", func(c *Config) { c.Store = "postgres://u:secret@db" }, []string{"store: must be"}},
 		{"store that is no URL", func(c *Config) { c.Store = "redis://:secret@%zz" }, []string{"store: must be"}},
 		{"password in store", func(c *Config) { c.Store = "redis://u:secret@r" }, []string{"store: holds a password: remove it here, and put it into the environment as SLUICE_REDIS_PASSWORD"}},
+		{"groups without callers", func(c *Config) { c.Auth.GroupsFile = "g" }, []string{"auth.groups_file: has groups of callers that nobody knows"}},
 		{"objects without a place", func(c *Config) { c.Objects.Region = "eu-1" }, []string{"objects: has settings, and objects.url is not set"}},
 		{"objects without a bucket", func(c *Config) { c.Objects.URL = "https://s3.example.com/" }, []string{"objects.url: names no bucket"}},
 		{"objects with a secret", func(c *Config) { c.Objects.URL = "https://u:secret@s3.example.com/b" }, []string{"objects.url: holds credentials: remove them here"}},

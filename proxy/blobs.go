@@ -175,7 +175,7 @@ func (g *Gateway) notKilled(ctx context.Context, caller auth.Caller, repo Repo, 
 		return nil
 	}
 	in := policy.Input{
-		Request: policy.Request{Caller: caller.Name, Groups: []string{}, Action: "pull"},
+		Request: policy.Request{Caller: caller.Name, Groups: append([]string{}, caller.Groups...), Action: "pull"},
 		Image:   policy.Image{Reference: repo.String() + "@" + d.String(), Registry: repo.Upstream, Repository: repo.Name, Digest: d.String(), Aliases: names},
 	}
 	return standing{decision: g.opinion(ctx, repo, in), input: in}.denial()

@@ -332,10 +332,11 @@ func (h *house) openGateway() error {
 	h.auth = &auth.Authenticator{
 		Anonymous: c.AllowAnonymous || c.Auth.HtpasswdFile == "" && configs.Loopback(c.Listen),
 		Htpasswd:  c.Auth.HtpasswdFile,
+		Groups:    c.Auth.GroupsFile,
 		Log:       h.log,
 	}
 	if err := h.auth.Load(); err != nil {
-		return fmt.Errorf("auth.htpasswd_file: %w", err)
+		return fmt.Errorf("auth: %w", err)
 	}
 	trust, err := signature.Open(trustOf(c.Trust), h.log)
 	if err != nil {

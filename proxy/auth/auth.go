@@ -43,7 +43,7 @@ const (
 // A Caller is who pulls.
 type Caller struct {
 	Name   string   // "" for an anonymous caller
-	Groups []string // none yet for callers of an htpasswd file
+	Groups []string // those of the groups file that have the name, sorted
 	// Address is where the request came from: its IPv4 address, or the first 64 bits of its
 	// IPv6 address. It says nothing of who that is, and no policy sees it.
 	Address string
@@ -72,12 +72,17 @@ type Authenticator struct {
 	// error in it, leaves the last good one in force and is logged.
 	Htpasswd string
 
+	// Groups is the path of a file of "group: name name" lines; "" for none. It is read as
+	// Htpasswd is.
+	Groups string
+
 	Log *slog.Logger     // nil: slog.Default()
 	Now func() time.Time // nil: time.Now
 
-	users fresh[*users]
-	fails *failures
-	slots chan struct{} // one for each bcrypt that may run at once
+	users  fresh[*users]
+	groups fresh[map[string][]string] // of names
+	fails  *failures
+	slots  chan struct{} // one for each bcrypt that may run at once
 
 	key [sha256.Size]byte // of the HMACs in verified
 
@@ -85,7 +90,7 @@ type Authenticator struct {
 	verified map[[sha256.Size]byte]struct{} // guarded by mu; at most maxVerified
 }
 
-// Load reads the htpasswd file, where one is named, and makes a ready for Caller. It
+// Load reads the files that are named, and makes a ready for Caller. It
 // must be called once, first.
 func (a *Authenticator) Load() error {
 	rand.Read(a.key[:]) // never fails: it crashes the program instead
@@ -94,6 +99,17 @@ func (a *Authenticator) Load() error {
 	a.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	if a.Htpasswd == "" {
 		return nil
+	}
+	if a.Groups != "" {
+		a.groups = fresh[map[string][]string]{
+			paths: []string{a.Groups},
+			parse: func(files [][]byte) (map[string][]string, error) { return parseGroups(a.Groups, files[0]) },
+			log:   a.Log,
+			now:   a.Now,
+		}
+		if err := a.groups.load(); err != nil {
+			return err
+		}
 	}
 	a.users = fresh[*users]{
 		paths: []string{a.Htpasswd},
@@ -119,12 +135,20 @@ func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
 	hash, known := users.hash(name)
 	seen := a.mark(name, password, hash)
 	if known && a.wasVerified(seen) {
-		return Caller{Name: name, Address: from}, nil
+		return a.named(name, from), nil
 	}
 	if err := a.verify(r.Context(), source{from, name}, seen, hash, password, known); err != nil {
 		return Caller{}, err
 	}
-	return Caller{Name: name, Address: from}, nil
+	return a.named(name, from), nil
+}
+
+func (a *Authenticator) named(name, from string) Caller {
+	c := Caller{Name: name, Address: from}
+	if a.Groups != "" {
+		c.Groups = a.groups.get()[name]
+	}
+	return c
 }
 
 // verify checks a password that was not seen before. known is false where hash only
