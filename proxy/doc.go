@@ -71,7 +71,8 @@
 //
 // What only a HEAD has begun comes last: a quarter of the places to run, never the last
 // one, half of the queue. A HEAD past that is answered without, since the blobs are held,
-// unless there are none to hold. HEADs that ask upstream have places too, of which no
+// unless there are none to hold. Of callers who wait to have images scanned the one goes
+// first of whom the fewest are scanned. HEADs that ask upstream have places too, of which no
 // client gets more than a quarter; who waits for one in vain gets the tag as remembered,
 // or 503. Where there are several upstreams none takes all the places to run. One that
 // didn't answer in time is not asked for tags that are remembered until RetryAfter has
@@ -93,6 +94,15 @@
 // has said that the tag is no longer for us. What isn't known is 502, with the registry's
 // Retry-After, and 429 where that is what it said. An image whose fetch fails for good has
 // the cause upstream_down, one whose bytes are others than its manifest names scan_failed.
+//
+// # Several replicas
+//
+// An image that replicas meet at once is scanned by one of them (once.go). Where they share
+// an object store, a blob is fetched from upstream by one of them, which uploads it part by
+// part as it comes; the others stream the parts (objects.go). What the object store has is
+// hashed like what upstream sends, and served only where upstream has the blob in that
+// repository: a digest alone gives nobody anything. One that fetches and stands still for
+// 8 s is not waited for.
 //
 // # A new database
 //

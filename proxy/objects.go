@@ -29,7 +29,7 @@ const (
 	// A blob is kept in parts, so that others have its beginning while the rest comes: the
 	// first of firstPart bytes, each next one twice as large, up to largestPart.
 	firstPart   = 1 << 20
-	largestPart = 8 << 20
+	largestPart = 4 << 20
 	// fetchLease is how long a replica that has died while it fetched a blob keeps others
 	// from fetching it.
 	fetchLease = 5 * time.Second
@@ -38,7 +38,7 @@ const (
 	fetchPatience = 8 * time.Second
 	// uploadsAtOnce and maxUploads bound what one replica uploads, and what waits for it on
 	// its disk; a blob that finds no place is fetched from upstream by the others.
-	uploadsAtOnce = 4
+	uploadsAtOnce = 16
 	maxUploads    = 64
 	uploadTries   = 3
 )
