@@ -190,7 +190,7 @@ func (f *sharedFill) lead(ctx context.Context, lease *cache.Lease) error {
 		lease.Release()
 		return err
 	}
-	if !f.g.upload(f.desc, lease) {
+	if !f.g.upload(f.repo, f.desc, lease) {
 		lease.Release()
 	}
 	return f.rest(ctx)
@@ -214,8 +214,8 @@ func (f *sharedFill) await(ctx context.Context) error {
 
 // upload puts a blob that comes from upstream into the object store as it comes: no client
 // waits for it. The lease goes back afterwards. It is false where there is no place for it.
-func (g *Gateway) upload(desc ocispec.Descriptor, lease *cache.Lease) bool {
-	blob, err := g.Blobs.Open(desc.Digest)
+func (g *Gateway) upload(repo Repo, desc ocispec.Descriptor, lease *cache.Lease) bool {
+	blob, err := g.Blobs.OpenFrom(repo.String(), desc.Digest, desc.Size)
 	if err != nil {
 		return false
 	}

@@ -208,3 +208,24 @@ func TestFetcherDies(t *testing.T) {
 	l.pullWhole(img)
 	l.eventually("it is uploaded", func() bool { return b.len() >= 4 })
 }
+
+// One gateway brings the same blobs for two repositories at the same time: one of them from
+// upstream, the other one's from what the first uploads.
+func TestTwoRepositoriesAtOnce(t *testing.T) {
+	t.Parallel()
+	l, b := newSharing(t)
+	made := l.random(100_000, 200_000, 300_000, 400_000, 500_000, 600_000)
+	one, two := l.pushImage("acme/one", "1", made), l.pushImage("acme/two", "1", made)
+	l.origin.ResetCounts()
+	var both sync.WaitGroup
+	for _, img := range []*image{one, two} {
+		both.Go(func() { l.pullWhole(img) })
+	}
+	both.Wait()
+	for _, d := range one.layers {
+		if _, n := l.origin.Served(d.Digest); n > d.Size+1 { // whether it is there is asked for one byte
+			t.Errorf("upstream sent %d bytes of %s, which has %d", n, d.Digest, d.Size)
+		}
+	}
+	l.eventually("all is uploaded", func() bool { return b.len() == 7 })
+}

@@ -139,6 +139,18 @@ func (s *Spool) Open(d digest.Digest) (*Blob, error) {
 	return nil, err
 }
 
+// OpenFrom is Open, and of blobs that arrive it returns the one that FetchFrom has begun with
+// this source and size.
+func (s *Spool) OpenFrom(source string, d digest.Digest, size int64) (*Blob, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, err := s.openCommitted(d)
+	if e, ok := s.arriving[arrival{d, size, source}]; ok && errors.Is(err, fs.ErrNotExist) {
+		return s.pin(e), nil
+	}
+	return b, err
+}
+
 // openCommitted is Open for what is committed. s.mu is held.
 func (s *Spool) openCommitted(d digest.Digest) (*Blob, error) {
 	if s.closed {

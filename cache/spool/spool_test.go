@@ -322,3 +322,48 @@ func TestClose(t *testing.T) {
 		t.Errorf("Reserve: %v", err)
 	}
 }
+
+// Of blobs of one digest that arrive from several sources, each is had by its own.
+func TestOpenFrom(t *testing.T) {
+	s := open(t, t.TempDir(), 1<<20)
+	content := []byte("some bytes")
+	d := digest.FromBytes(content)
+	goOn := make(chan struct{})
+	var held []*Blob
+	for i := range 10 {
+		source := fmt.Sprint("repository ", i)
+		b, err := s.FetchFrom(source, d, int64(len(content)), nil, func(_ context.Context, w io.Writer) error {
+			<-goOn
+			_, err := w.Write(content)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, b)
+	}
+	for i := range 10 {
+		b, err := s.OpenFrom(fmt.Sprint("repository ", i), d, int64(len(content)))
+		if err != nil || b.Source() != fmt.Sprint("repository ", i) {
+			t.Fatalf("%v, of %s", err, b.Source())
+		}
+		held = append(held, b)
+	}
+	for _, size := range []int64{1, 100} {
+		if _, err := s.OpenFrom("repository 1", d, size); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("of another size: %v", err)
+		}
+	}
+	close(goOn)
+	for _, b := range held {
+		if err := b.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		b.Close()
+	}
+	b, err := s.OpenFrom("another", d, int64(len(content)))
+	if err != nil {
+		t.Fatalf("a committed one: %v", err)
+	}
+	b.Close()
+}
