@@ -41,6 +41,8 @@ const (
 	uploadsAtOnce = 16
 	maxUploads    = 64
 	uploadTries   = 3
+	// discardTimeout bounds the removal of a damaged blob.
+	discardTimeout = 10 * time.Second
 )
 
 // A part is a stretch of a blob.
@@ -163,8 +165,10 @@ func (f *sharedFill) verify(ctx context.Context) error {
 
 var errDamaged = errors.New("the shared object store had other bytes, which are deleted")
 
-// discard removes parts that are not those of their blob.
+// discard removes parts that are not those of their blob, also when ctx has ended.
 func (g *Gateway) discard(ctx context.Context, parts []part) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+	defer cancel()
 	for _, p := range parts {
 		if err := g.Objects.Delete(ctx, p.name); err != nil {
 			g.Log.Warn("a damaged object could not be deleted", "object", p.name, "error", err)
@@ -173,9 +177,16 @@ func (g *Gateway) discard(ctx context.Context, parts []part) {
 	}
 }
 
-// rest writes what is still to come, from upstream.
+// rest writes what is still to come, from upstream, whose bytes are right: where all of it is
+// not the blob, what came before was damaged.
 func (f *sharedFill) rest(ctx context.Context) error {
-	return f.g.fill(ctx, f.repo, f.desc, &behind{w: f.w, skip: f.n})
+	if f.n == 0 {
+		return f.g.fill(ctx, f.repo, f.desc, f.w)
+	}
+	if err := f.g.fill(ctx, f.repo, f.desc, &behind{w: io.MultiWriter(f.w, f.sum), skip: f.n}); err != nil {
+		return err
+	}
+	return f.verify(ctx)
 }
 
 // lead fetches the blob as the one replica that does, and uploads it meanwhile. The lease

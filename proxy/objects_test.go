@@ -23,7 +23,8 @@ type bucket struct {
 	mu      sync.Mutex // guards all below
 	objects map[string][]byte
 	down    error
-	cut     int // bytes after which reads break off; 0: never
+	full    error // of Put
+	cut     int   // bytes after which reads break off; 0: never
 }
 
 func (b *bucket) Get(_ context.Context, name string, size int64) (io.ReadCloser, error) {
@@ -48,10 +49,10 @@ func (broken) Read([]byte) (int, error) { return 0, errors.New("it broke off") }
 func (b *bucket) Put(_ context.Context, name string, object []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.down == nil {
+	if b.down == nil && b.full == nil {
 		b.objects[name] = bytes.Clone(object)
 	}
-	return b.down
+	return errors.Join(b.down, b.full)
 }
 
 func (b *bucket) Delete(_ context.Context, name string) error {
@@ -146,6 +147,14 @@ func TestObjectsInTrouble(t *testing.T) {
 				o[len(o)/2] ^= 1
 			}
 		},
+		"damaged, the last part lost, full": func(b *bucket) {
+			for name, o := range b.objects {
+				if o[len(o)/2] ^= 1; !strings.HasSuffix(name, "/0") {
+					delete(b.objects, name)
+				}
+			}
+			b.full = errors.New("no room")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -156,12 +165,13 @@ func TestObjectsInTrouble(t *testing.T) {
 			b.do(func() { trouble(b) })
 			two := l.another(sharing(b))
 			two.want(200, "", "GET", manifestPath("acme/app", "1"))
+			damaged := strings.HasPrefix(name, "damaged")
 			for _, d := range img.layers {
 				r := two.get("GET", blobPath("acme/app", d), patience)
-				if name == "damaged" && (r.err == nil && r.status == http.StatusOK || int64(len(r.body)) >= d.Size) {
+				if damaged && (r.err == nil && r.status == http.StatusOK || int64(len(r.body)) >= d.Size) {
 					t.Errorf("a damaged blob: %d, %d bytes of %d, %v", r.status, len(r.body), d.Size, r.err)
 				}
-				if name == "damaged" {
+				if damaged {
 					r = two.get("GET", blobPath("acme/app", d), patience)
 				}
 				if r.status != http.StatusOK || r.err != nil || int64(len(r.body)) != d.Size {
