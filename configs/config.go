@@ -25,6 +25,9 @@ type Config struct {
 	// Auth is how the gateway knows its callers.
 	Auth Auth `yaml:"auth"`
 
+	// Limits are what callers may take.
+	Limits CallerLimits `yaml:"limits"`
+
 	// AllowPlainHTTP lets the gateway listen off loopback without TLS. Default false.
 	// Everyone on the way reads the callers' passwords and can swap an image that is
 	// pulled by tag: set it only behind something that ends TLS.
@@ -104,6 +107,11 @@ type TLS struct {
 	CertFile string `yaml:"cert_file"`
 	// KeyFile is the certificate's private key in PEM. Default "".
 	KeyFile string `yaml:"key_file"`
+	// ClientCAFile is a PEM file of authorities for clients' certificates: a caller that
+	// shows one is "cert:" and its common name, or where it has none its first URI or DNS
+	// name, and in the groups "cert:" and each of its organisations. Who shows none logs in
+	// as all others. It is read again when it changes. Default "", none is asked for.
+	ClientCAFile string `yaml:"client_ca_file"`
 }
 
 // Auth names the callers.
@@ -114,6 +122,87 @@ type Auth struct {
 	// GroupsFile is a file of "group: name name" lines, for policies, which see a caller's
 	// groups as input.request.groups. It is read again when it changes. Default "", none.
 	GroupsFile string `yaml:"groups_file"`
+	// OIDC are issuers whose tokens are taken, as Bearer or in place of the password of any
+	// name: CI services, the company's own provider, Kubernetes for its service accounts.
+	// Default none.
+	OIDC []Issuer `yaml:"oidc"`
+	// TokenURL is the address of /token as clients reach it, such as
+	// https://sluice.example.com/token. Where it is set, clients are sent there for a token
+	// and send their password once in token_life; else with each request. Default "".
+	TokenURL string `yaml:"token_url"`
+	// TokenLife is how long a token of /token is good. Default 5m, at most 1h.
+	TokenLife time.Duration `yaml:"token_life"`
+	// ForeignCredentials says what becomes of what is plainly a Chainguard pull token, as a
+	// pod's imagePullSecret for cgr.dev has a node send it to the mirror. "refuse": 401, with
+	// the reason. "ignore": as if none was sent, so that the client certificate or
+	// allow_anonymous counts. It is never looked at further, kept, or sent on. Default
+	// "refuse".
+	ForeignCredentials string `yaml:"foreign_credentials"`
+	// Access says which callers may see which repositories: pull from, list, ask about.
+	// Default none: every caller may see all. With any, what none of them names is refused.
+	Access []Access `yaml:"access"`
+}
+
+// KnowsCallers reports whether there is a way to know a caller.
+func (c Config) KnowsCallers() bool {
+	return c.Auth.HtpasswdFile != "" || len(c.Auth.OIDC) > 0 || c.TLS.ClientCAFile != ""
+}
+
+// An Issuer issues tokens by OpenID Connect.
+type Issuer struct {
+	// Name stands with a colon before the names and groups of the issuer's callers, and has
+	// none itself: github makes "github:repo:acme/web:ref:refs/heads/main". Required, unique.
+	Name string `yaml:"name"`
+	// Issuer is the URL that the tokens say in iss. Required.
+	Issuer string `yaml:"issuer"`
+	// Audience is what the tokens must say in aud. Required.
+	Audience string `yaml:"audience"`
+	// KeysURL is where the issuer's keys are. Default "": where its discovery document says.
+	KeysURL string `yaml:"keys_url"`
+	// KeysFile is a file with the issuer's keys, a JSON Web Key Set, in place of keys_url,
+	// for a cluster that can't be reached from here. Default "".
+	KeysFile string `yaml:"keys_file"`
+	// CAFile is a PEM file of authorities for the issuer, in place of the system's. Default "".
+	CAFile string `yaml:"ca_file"`
+	// TokenFile is a file with a bearer token to ask for the keys with, as a cluster's API
+	// server wants: /var/run/secrets/kubernetes.io/serviceaccount/token. Default "".
+	TokenFile string `yaml:"token_file"`
+	// NameClaim is the claim with the caller's name. Default "", which is sub.
+	NameClaim string `yaml:"name_claim"`
+	// GroupsClaim is the claim with the caller's groups. Default "", none; service accounts
+	// have Kubernetes' groups, system:serviceaccounts:NAMESPACE, anyway.
+	GroupsClaim string `yaml:"groups_claim"`
+}
+
+// Access lets callers see repositories.
+type Access struct {
+	// Callers are globs over names of callers. Default none. A rule without callers and
+	// groups is for everyone, those without a login too.
+	Callers []string `yaml:"callers"`
+	// Groups are globs over names of groups. Default none.
+	Groups []string `yaml:"groups"`
+	// Repositories are globs like those of upstreams.allow over names that begin with the
+	// upstream's: cgr.dev/acme/**. Required.
+	Repositories []string `yaml:"repositories"`
+}
+
+// CallerLimits are what callers may take. A caller is a name, or where there is none an
+// address. 0 is no limit.
+type CallerLimits struct {
+	// Requests are those that one caller may make in a second, on average. What comes a
+	// little too early waits; what would wait for over two seconds is refused with 429 and
+	// Retry-After. Default 0.
+	Requests int `yaml:"requests"`
+	// Burst is how many of them may come at once. Default 0, which is two seconds' worth.
+	Burst int `yaml:"burst"`
+	// Bytes are those of images that one caller gets in a second. Default 0.
+	Bytes Size `yaml:"bytes"`
+	// Open is how many requests of one caller are served at once; a pull has four or so.
+	// Default 0.
+	Open int `yaml:"open"`
+	// OpenAll is how many requests are served at once, of which one caller gets half.
+	// Default 4096.
+	OpenAll int `yaml:"open_all"`
 }
 
 // An Upstream is a registry that the gateway reads from.
@@ -160,6 +249,10 @@ type Upstream struct {
 	// says. Refused are manifests, blobs, tags, referrers and verdicts, before the
 	// registry is asked. Default none.
 	Deny []string `yaml:"deny"`
+	// Requests are those that the registry may be sent in a second, on average; what comes
+	// too early waits. How many are sent at once follows from gate.pulls. Default 0, as many
+	// as need be.
+	Requests int `yaml:"requests"`
 }
 
 // Gate holds the gate's settings.
@@ -500,6 +593,8 @@ func Default() Config {
 	return Config{
 		Listen:          "127.0.0.1:8080",
 		AdminListen:     "127.0.0.1:9090",
+		Auth:            Auth{TokenLife: 5 * time.Minute, ForeignCredentials: "refuse"},
+		Limits:          CallerLimits{OpenAll: 4096},
 		DefaultUpstream: "cgr.dev",
 		Upstreams:       []Upstream{{Name: "cgr.dev"}},
 		Gate: Gate{

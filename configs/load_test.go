@@ -61,7 +61,7 @@ func TestParseRefuses(t *testing.T) {
 		{"misspelt", "gate:\n  manifest_wiat: 2s\n", []string{"f.yaml:2: there is no key gate.manifest_wiat; did you mean gate.manifest_wait?"}},
 		{"camel case", "stateDir: /x\n", []string{"f.yaml:1: there is no key stateDir; did you mean state_dir?"}},
 		{"in the wrong group", "\ntag_ttl: 2s\n", []string{"f.yaml:2: there is no key tag_ttl; did you mean upstreams.tag_ttl or gate.tag_ttl?"}},
-		{"like none", "tls:\n  zzzzzzzzzz: 1\n", []string{"f.yaml:2: there is no key tls.zzzzzzzzzz; there are: cert_file, key_file"}},
+		{"like none", "tls:\n  zzzzzzzzzz: 1\n", []string{"f.yaml:2: there is no key tls.zzzzzzzzzz; there are: cert_file, client_ca_file, key_file"}},
 		{"in a list item", "upstreams:\n  - name: a\n    urll: b\n", []string{"f.yaml:3: there is no key upstreams[0].urll; did you mean upstreams[0].url?"}},
 		{"all at once", "gate: {mode: 3}\nlog:\n  lvel: info\n  format: [a]\n", []string{
 			"f.yaml:1: gate.mode must be a text, not 3: put it in quotes",

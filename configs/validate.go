@@ -25,7 +25,9 @@ func (c Config) Validate() error {
 	v.check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "needs both cert_file and key_file, or neither")
 	v.store(c.Store, c.Redis)
 	v.objects(c.Objects)
-	v.check(c.Auth.GroupsFile == "" || c.Auth.HtpasswdFile != "", "auth.groups_file", "has groups of callers that nobody knows: set auth.htpasswd_file too")
+	v.check(c.TLS.ClientCAFile == "" || c.TLS.CertFile != "", "tls.client_ca_file", "needs cert_file and key_file: clients show their certificates in TLS")
+	v.auth(c)
+	v.limits(c.Limits)
 	v.upstreams(c)
 	v.gate(c.Gate, c.Upstreams)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -37,7 +39,7 @@ func (c Config) Validate() error {
 	v.check(!slices.Contains(c.Policy.VEX, ""), "policy.vex", "holds an empty name")
 	v.trust(c.Trust)
 	v.bounds(c)
-	v.add(CheckListen(c.Listen, c.TLS.CertFile != "", c.Auth.HtpasswdFile != "", c.AllowPlainHTTP, c.AllowAnonymous))
+	v.add(CheckListen(c.Listen, c.TLS.CertFile != "", c.KnowsCallers(), c.AllowPlainHTTP, c.AllowAnonymous))
 	return errors.Join(v.problems...)
 }
 
@@ -54,7 +56,7 @@ func CheckListen(addr string, tls, callers, allowPlain, allowAnonymous bool) err
 		missing = append(missing, "without TLS: set tls.cert_file and tls.key_file, or allow_plain_http: true where something in front of it ends TLS")
 	}
 	if !callers && !allowAnonymous {
-		missing = append(missing, "without knowing its callers: set auth.htpasswd_file, or allow_anonymous: true to let everyone who reaches it pull")
+		missing = append(missing, "without knowing its callers: set auth.htpasswd_file, auth.oidc or tls.client_ca_file, or allow_anonymous: true to let everyone who reaches it pull")
 	}
 	if missing == nil {
 		return nil
@@ -160,6 +162,7 @@ func (v *validation) upstreams(c Config) {
 		}
 		v.globs(key+".allow", u.Name, u.Allow)
 		v.globs(key+".deny", u.Name, u.Deny)
+		v.check(u.Requests >= 0, key+".requests", "must be 0 (as many as need be) or more, not %d", u.Requests)
 	}
 	v.check(seen[c.DefaultUpstream], "default_upstream", "%q is not the name of any of upstreams", c.DefaultUpstream)
 }

@@ -146,7 +146,7 @@ func TestValidate(t *testing.T) {
 }
 
 func TestCheckListen(t *testing.T) {
-	const tlsKeys, callerKeys = "set tls.cert_file and tls.key_file, or allow_plain_http: true", "set auth.htpasswd_file, or allow_anonymous: true"
+	const tlsKeys, callerKeys = "set tls.cert_file and tls.key_file, or allow_plain_http: true", "set auth.htpasswd_file, auth.oidc or tls.client_ca_file, or allow_anonymous: true"
 	for _, test := range []struct {
 		addr                                    string
 		tls, callers, allowPlain, allowAnonymus bool

@@ -73,6 +73,9 @@ func (g *Gateway) ask(ctx context.Context, caller auth.Caller, ref, platform str
 	if err != nil {
 		return s, nil, err
 	}
+	if err := g.admit(caller, rt.repo); err != nil {
+		return s, nil, err
+	}
 	m, err := g.imageOf(ctx, rt, platform)
 	if e := (*Error)(nil); errors.As(err, &e) && e.Code == codeDenied && e.cause == nil { // upstream's own refusals have a cause
 		a := refused(rt, e)

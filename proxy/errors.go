@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/proxy/auth/oidc"
 	"github.com/sluicegate/sluice/proxy/upstream"
 	"github.com/sluicegate/sluice/scan/layer"
 )
@@ -138,14 +139,26 @@ func contentReason(err error) string {
 	return printable(strings.TrimPrefix(err.Error(), upstream.ErrContent.Error()+": "), 100)
 }
 
-// Unauthorized is the answer to a request whose caller isn't known. Basic is what
-// every client can do, docker login included.
-func Unauthorized(err error) *Error {
+// unauthorized is the answer to a request whose caller isn't known. rt is what was asked
+// for, nil for nothing of a registry's.
+func (g *Gateway) unauthorized(err error, rt *route) *Error {
+	scope := ""
+	if rt != nil && rt.repo.Name != "" {
+		scope = "repository:" + rt.repo.Name + ":pull"
+	}
 	var many *auth.TooManyError
-	if errors.As(err, &many) {
+	var away *oidc.UnavailableError
+	e := &Error{Status: http.StatusUnauthorized, Code: codeUnauthorized, Challenge: g.live().Auth.Challenge(scope), cause: err,
+		Message: "this gateway must know who is pulling; log in with: docker login"}
+	switch {
+	case errors.As(err, &many):
 		return &Error{Status: http.StatusTooManyRequests, Code: codeTooMany, RetryAfter: many.RetryAfter, cause: err,
 			Message: "too many failed logins from your address; try again later"}
+	case errors.As(err, &away):
+		return &Error{Status: http.StatusServiceUnavailable, Code: codeUnavailable, RetryAfter: 30 * time.Second, cause: err,
+			Message: "this gateway can't check the token now, since its issuer's keys can't be read; try again, and if that goes on, tell its operator"}
+	case errors.Is(err, auth.ErrForeign):
+		e.Message = auth.ErrForeign.Error()
 	}
-	return &Error{Status: http.StatusUnauthorized, Code: codeUnauthorized, Challenge: auth.Challenge, cause: err,
-		Message: "this gateway must know who is pulling; log in with: docker login"}
+	return e
 }

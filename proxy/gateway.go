@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -18,6 +19,7 @@ import (
 	"github.com/sluicegate/sluice/policy/decisionlog"
 	"github.com/sluicegate/sluice/policy/signature"
 	"github.com/sluicegate/sluice/proxy/auth"
+	"github.com/sluicegate/sluice/proxy/limit"
 	"github.com/sluicegate/sluice/proxy/upstream"
 	"github.com/sluicegate/sluice/scan"
 )
@@ -84,7 +86,8 @@ func DefaultGate() Gate {
 }
 
 // A Gateway is the pull half of the distribution API in front of registries. The
-// exported fields are its configuration and must not change once Start was called.
+// exported fields are its configuration and must not change once Start was called; what may
+// is changed by Change.
 type Gateway struct {
 	Upstreams []Upstream // the first is the default
 	Store     cache.Store
@@ -95,6 +98,8 @@ type Gateway struct {
 	Trust     *signature.Source // what signatures of images are verified by; nil: nobody is trusted
 	Decisions *decisionlog.Log  // where decisions are written down; nil: nowhere
 	Auth      *auth.Authenticator
+	Access    []AccessRule // who may see what; none: every caller every repository
+	Limits    *limit.Guard // nil: none
 	Gate      Gate
 	Metrics   *Metrics
 	Log       *slog.Logger
@@ -106,23 +111,24 @@ type Gateway struct {
 	// what they agree on there. Empty: it shares it with nobody.
 	Replica string
 
-	ctx     context.Context // of pulls; ends when the gateway is closed for good
-	cancel  context.CancelFunc
-	queue   queue
-	flights singleflight.Group
-	noted   recent
-	heads   heads
-	mute    recent        // upstreams that did not answer in time
-	sized   sync.Map      // keys of blobs on their way of which upstream said how long they are, and it is what a manifest says
-	lists   chan struct{} // one place for each list that is read from upstream at once
-	putting chan struct{} // one place for each upload
-	signing chan struct{} // one place for each digest whose signatures are looked for at once
-	buffers buffers
-	parsed  cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
-	claimed cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
-	running sync.WaitGroup                          // pulls and uploads
-	trying  sync.Mutex                              // held by the what-if that runs
-	follows string                                  // checksum of the database that Reevaluate, which alone uses it, saw last
+	ctx      context.Context // of pulls; ends when the gateway is closed for good
+	cancel   context.CancelFunc
+	settings atomic.Pointer[Settings] // nil before Start
+	queue    queue
+	flights  singleflight.Group
+	noted    recent
+	heads    heads
+	mute     recent        // upstreams that did not answer in time
+	sized    sync.Map      // keys of blobs on their way of which upstream said how long they are, and it is what a manifest says
+	lists    chan struct{} // one place for each list that is read from upstream at once
+	putting  chan struct{} // one place for each upload
+	signing  chan struct{} // one place for each digest whose signatures are looked for at once
+	buffers  buffers
+	parsed   cache.Memo[digest.Digest, *manifest]    // read lately: a manifest may be megabytes of JSON, and a blob listed by hundreds
+	claimed  cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
+	running  sync.WaitGroup                          // pulls and uploads
+	trying   sync.Mutex                              // held by the what-if that runs
+	follows  string                                  // checksum of the database that Reevaluate, which alone uses it, saw last
 
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
 	pulls  map[pullKey]*pull
@@ -139,8 +145,9 @@ type Gateway struct {
 // Start makes g ready to serve. Close must be called in the end.
 func (g *Gateway) Start() error {
 	if len(g.Upstreams) == 0 {
-		return errors.New("no upstream registry is configured")
+		return errNoUpstream
 	}
+	g.settings.Store(&Settings{g.Upstreams, g.Auth, g.Access, g.Limits})
 	if g.Gate == (Gate{}) {
 		g.Gate = DefaultGate()
 	}
@@ -217,21 +224,28 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) serve(w *meter, r *http.Request) error {
-	caller, err := g.Auth.Caller(r)
+	rt, bad := g.parseRoute(r.URL) // which a stranger is not told
+	caller, leave, err := g.admitTo(r, &rt)
 	if err != nil {
-		return Unauthorized(err)
+		return err
 	}
+	defer leave()
+	w.pace = pace{r.Context(), g.pacer(caller)}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		return &Error{Status: http.StatusMethodNotAllowed, Code: codeUnsupported, Message: "this gateway only serves pulls; push to the registry itself"}
 	}
-	rt, err := g.parseRoute(r.URL)
-	if err != nil {
-		return err
+	if bad != nil {
+		return bad
 	}
 	w.resource = rt.resource
 	if rt.namespace != "" { // distribution specification, "Registry Proxying"
 		w.Header().Set("OCI-Namespace", rt.namespace)
+	}
+	if rt.resource != rPing {
+		if err := g.admit(caller, rt.repo); err != nil {
+			return err
+		}
 	}
 	dropRange(r)
 	switch rt.resource {

@@ -19,6 +19,7 @@ type meter struct {
 	status   int // 0 while nothing was sent
 	bytes    int64
 	patience time.Duration // 0: for ever
+	pace     pace
 }
 
 func (m *meter) WriteHeader(status int) {
@@ -32,10 +33,20 @@ func (m *meter) Write(b []byte) (int, error) {
 	if m.status == 0 {
 		m.status = http.StatusOK
 	}
-	m.hurry()
-	n, err := m.ResponseWriter.Write(b)
-	m.bytes += int64(n)
-	return n, err
+	total := 0
+	for {
+		n, err := m.pace.piece(int64(len(b) - total))
+		if err != nil {
+			return total, err
+		}
+		m.hurry()
+		wrote, err := m.ResponseWriter.Write(b[total : total+int(n)])
+		total += wrote
+		m.bytes += int64(wrote)
+		if err != nil || total == len(b) {
+			return total, err
+		}
+	}
 }
 
 // hurry has the client take the next piece in time. Where the connection can't do
@@ -60,9 +71,12 @@ func (m *meter) ReadFrom(r io.Reader) (int64, error) {
 	var total int64
 	var err error
 	for err == nil && left > 0 {
-		var n int64
+		var n, may int64
+		if may, err = m.pace.piece(min(sendPiece, left)); err != nil {
+			break
+		}
 		m.hurry()
-		n, err = io.CopyN(m.ResponseWriter, r, min(sendPiece, left))
+		n, err = io.CopyN(m.ResponseWriter, r, may)
 		total, left = total+n, left-n
 	}
 	if limited != nil {

@@ -29,6 +29,7 @@ type Metrics struct {
 	turned        *prometheus.CounterVec
 	stepSeconds   *prometheus.HistogramVec
 	delaySeconds  prometheus.Histogram
+	limited       prometheus.Counter
 }
 
 // NewMetrics registers the gateway's metrics.
@@ -64,9 +65,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Time that the steps of a scan take, by step; fetch and guard once for each layer.", Buckets: finer}, []string{"step"})
 	m.delaySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_decision_delay_seconds",
 		Help: "Time from the last byte of an image that upstream sent to the decision about it, where there was a verdict.", Buckets: finer})
+	m.limited = prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_requests_limited_total",
+		Help: "Requests that were refused since their caller, or all callers, had reached a limit."})
 	m.turned = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_verdicts_changed_total",
 		Help: "Images that a new vulnerability database turned from allowed to denied, or back."}, []string{"to"})
-	r.MustRegister(m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	r.MustRegister(m.limited, m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 

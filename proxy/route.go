@@ -161,7 +161,7 @@ func parseDigest(s string) (digest.Digest, error) {
 // repo finds the upstream of a name, checks the name's form, and refuses repositories
 // that the upstream's configuration does.
 func (g *Gateway) repo(name, ns string) (Repo, error) {
-	repo := Repo{Upstream: g.Upstreams[0].Name, Name: name}
+	repo := Repo{Upstream: g.live().Upstreams[0].Name, Name: name}
 	switch first, rest, ok := strings.Cut(name, "/"); {
 	case ns != "":
 		if g.upstream(ns) == nil {
@@ -196,10 +196,9 @@ func (u *Upstream) permit(repo Repo) error {
 
 // upstream returns the configured upstream of that name, nil where there is none.
 func (g *Gateway) upstream(name string) *Upstream {
-	for i := range g.Upstreams {
-		if g.Upstreams[i].Name == name {
-			return &g.Upstreams[i]
-		}
+	us := g.live().Upstreams
+	if i := slices.IndexFunc(us, func(u Upstream) bool { return u.Name == name }); i >= 0 {
+		return &us[i]
 	}
 	return nil
 }

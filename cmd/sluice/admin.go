@@ -74,10 +74,13 @@ func (h *house) checks(ctx context.Context) []check {
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policiesCheck(h.policies[dir].Status()))
 	}
-	for _, u := range h.config.Upstreams {
+	for _, u := range h.live.Load().Upstreams {
 		if c, worth := h.tokenCheck(ctx, u.Name); worth {
 			checks = append(checks, c)
 		}
+	}
+	if h.load != nil {
+		checks = append(checks, h.reloaded.check())
 	}
 	checks = append(checks, h.workerCheck())
 	if h.stopping.Load() {

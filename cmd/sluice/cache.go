@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -257,7 +258,7 @@ nothing. An embedded store must not be in use: stop its gateway first.`,
 			}
 			defer f.Close()
 			ctx := cmd.Context()
-			s, err := openStore(ctx, c, newLog(c.Log))
+			s, err := openStore(ctx, c, newLog(c.Log, &slog.LevelVar{}))
 			if errors.Is(err, disk.ErrInUse) {
 				return fmt.Errorf("%w: stop the gateway first", err)
 			}

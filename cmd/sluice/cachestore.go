@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"time"
@@ -215,7 +216,7 @@ func (o cacheOrder) give(ctx context.Context, c configs.Config, w io.Writer) err
 	if g := running(c); g != nil {
 		return g.cache(ctx, o, w)
 	}
-	s, err := openStore(ctx, c, newLog(c.Log))
+	s, err := openStore(ctx, c, newLog(c.Log, &slog.LevelVar{}))
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (h *house) controlServer() (*server, error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	c := &api.Connections{Vault: h.connections, Log: h.log, Registry: func(name string) *upstream.Registry {
-		for _, u := range h.gateway.Upstreams {
+		for _, u := range h.gateway.Settings().Upstreams {
 			if u.Name == name {
 				return u.Registry
 			}
@@ -58,6 +58,7 @@ func (h *house) controlServer() (*server, error) {
 	mux.HandleFunc("POST "+cachePath, h.serveCache)
 	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
 	mux.HandleFunc("GET "+auditPath, h.serveAudit)
+	mux.HandleFunc("POST "+reloadPath, h.serveReload)
 	s := &server{Server: newServer(mux, h.log), listener: l}
 	s.ConnContext = withPeer
 	return s, nil
@@ -72,6 +73,11 @@ func running(c configs.Config) *control {
 	if c.Store != "" {
 		return nil
 	}
+	return controlOf(c)
+}
+
+// controlOf returns the gateway that runs in the state's folder, whatever its store.
+func controlOf(c configs.Config) *control {
 	path := controlSocket(c)
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {

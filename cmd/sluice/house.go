@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/time/rate"
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/audit"
@@ -26,8 +28,8 @@ import (
 	"github.com/sluicegate/sluice/policy/decisionlog"
 	"github.com/sluicegate/sluice/policy/signature"
 	"github.com/sluicegate/sluice/proxy"
-	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/connection"
+	"github.com/sluicegate/sluice/proxy/limit"
 	"github.com/sluicegate/sluice/proxy/upstream"
 	"github.com/sluicegate/sluice/scan"
 	"github.com/sluicegate/sluice/scan/layer"
@@ -38,8 +40,9 @@ import (
 // A house is a gateway and everything in it, wired. Fields are in the order in which
 // they are built; close takes them down in the other.
 type house struct {
-	config      configs.Config
+	config      configs.Config // at the start; see live
 	log         *slog.Logger
+	level       *slog.LevelVar // of log
 	metrics     *prometheus.Registry
 	store       cache.Store
 	local       *cache.Local   // the store, where gateways share it; else nil
@@ -57,13 +60,18 @@ type house struct {
 	bundle      bundleSource
 	decisions   *decisionlog.Log // nil for none
 	connections *connection.Vault
-	auth        *auth.Authenticator
 	gateway     *proxy.Gateway
 	tracing     *tracing // nil where nobody asked for traces
 
 	building atomic.Pointer[string] // what is still waited for; "" once everything above is there
 	warm     atomic.Pointer[string] // "" once a worker is warm, else why none is
 	closers  []func() error
+
+	path      string                         // of the configuration, "" for none
+	load      func() (configs.Config, error) // reads the configuration again; nil where there is no file
+	reloading sync.Mutex
+	live      atomic.Pointer[configs.Config] // config, with what was changed since
+	reloaded  reloadStatus
 
 	traffic  traffic
 	stopping atomic.Bool // set once the gateway only waits for its traffic to end
@@ -90,8 +98,9 @@ func (g *global) load() (configs.Config, error) {
 
 // newHouse returns a house that is to be built.
 func newHouse(c configs.Config, log *slog.Logger) *house {
-	h := &house{config: c, log: log, metrics: prometheus.NewRegistry()}
+	h := &house{config: c, log: log, level: &slog.LevelVar{}, metrics: prometheus.NewRegistry()}
 	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	h.live.Store(&c)
 	h.waitsFor("starting")
 	return h
 }
@@ -282,7 +291,7 @@ func (h *house) policyKeys(dir string) string {
 // policyDirs returns the directories of policies in use, that of policy.dir first.
 func (h *house) policyDirs() []string {
 	dirs := []string{h.config.Policy.Dir}
-	for _, u := range h.config.Upstreams {
+	for _, u := range h.live.Load().Upstreams {
 		if dir := h.policyDir(u.Name); !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
@@ -292,11 +301,12 @@ func (h *house) policyDirs() []string {
 
 // policyDir returns the directory whose policies decide about an upstream's images.
 func (h *house) policyDir(upstream string) string {
-	i := slices.IndexFunc(h.config.Upstreams, func(u configs.Upstream) bool { return u.Name == upstream })
+	c := h.live.Load()
+	i := slices.IndexFunc(c.Upstreams, func(u configs.Upstream) bool { return u.Name == upstream })
 	if i < 0 {
-		return h.config.Policy.Dir
+		return c.Policy.Dir
 	}
-	return cmp.Or(h.config.Upstreams[i].PolicyDir, h.config.Policy.Dir)
+	return cmp.Or(c.Upstreams[i].PolicyDir, c.Policy.Dir)
 }
 
 func (h *house) openConnections() (err error) {
@@ -311,32 +321,35 @@ func openVault(c configs.Config, store cache.Store, log *slog.Logger) (*connecti
 	if err != nil {
 		return nil, err
 	}
-	v := &connection.Vault{Store: store, Key: key, Files: map[string]string{}, Log: log, Audit: &audit.Log{Store: store}}
+	v := &connection.Vault{Store: store, Key: key, Log: log, Audit: &audit.Log{Store: store}}
+	v.Upstreams, v.Files, err = credentialFiles(c)
+	return v, err
+}
+
+// credentialFiles returns the names of a configuration's upstreams, and by name where the
+// credentials lie that are in files.
+func credentialFiles(c configs.Config) (names []string, files map[string]string, err error) {
+	files = map[string]string{}
 	owners := map[string]string{}
 	for _, u := range c.Upstreams {
 		env, _ := connection.EnvNames(u.Name)
 		if other := owners[env]; other != "" && os.Getenv(env) != "" {
-			return nil, fmt.Errorf("upstreams %s and %s would both log in with %s: remove it, and use credentials_dir or `sluice connection set`", other, u.Name, env)
+			return nil, nil, fmt.Errorf("upstreams %s and %s would both log in with %s: remove it, and use credentials_dir or `sluice connection set`", other, u.Name, env)
 		}
 		owners[env] = u.Name
-		v.Upstreams = append(v.Upstreams, u.Name)
+		names = append(names, u.Name)
 		if u.CredentialsDir != "" {
-			v.Files[u.Name] = u.CredentialsDir
+			files[u.Name] = u.CredentialsDir
 		}
 	}
-	return v, nil
+	return names, files, nil
 }
 
 func (h *house) openGateway() error {
 	c := h.config
-	h.auth = &auth.Authenticator{
-		Anonymous: c.AllowAnonymous || c.Auth.HtpasswdFile == "" && configs.Loopback(c.Listen),
-		Htpasswd:  c.Auth.HtpasswdFile,
-		Groups:    c.Auth.GroupsFile,
-		Log:       h.log,
-	}
-	if err := h.auth.Load(); err != nil {
-		return fmt.Errorf("auth: %w", err)
+	callers, err := h.openAuth(c)
+	if err != nil {
+		return err
 	}
 	trust, err := signature.Open(trustOf(c.Trust), h.log)
 	if err != nil {
@@ -347,8 +360,8 @@ func (h *house) openGateway() error {
 	}
 	h.closers = append(h.closers, h.closeDecisions)
 	h.gateway = &proxy.Gateway{
-		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Decisions: h.decisions, Auth: h.auth,
-		Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
+		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Decisions: h.decisions, Auth: callers,
+		Access: accessOf(c.Auth), Limits: limit.New(limitsOf(c.Limits)), Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
 	}
 	if h.tracing != nil {
 		h.gateway.Trace = h.tracing.pull
@@ -362,17 +375,8 @@ func (h *house) openGateway() error {
 	if h.objects != nil {
 		h.gateway.Objects = h.objects
 	}
-	for _, u := range c.Upstreams {
-		r, err := h.registry(u)
-		if err != nil {
-			return err
-		}
-		up := proxy.Upstream{Name: u.Name, Registry: r, Policy: h.policies[h.policyDir(u.Name)], TagTTL: u.TagTTL, Allow: u.Allow, Deny: u.Deny}
-		if u.Name == c.DefaultUpstream {
-			h.gateway.Upstreams = append([]proxy.Upstream{up}, h.gateway.Upstreams...)
-		} else {
-			h.gateway.Upstreams = append(h.gateway.Upstreams, up)
-		}
+	if h.gateway.Upstreams, err = h.upstreams(c, nil); err != nil {
+		return err
 	}
 	if err := h.gateway.Start(); err != nil {
 		return err
@@ -417,33 +421,52 @@ func (h *house) registry(u configs.Upstream) (*upstream.Registry, error) {
 }
 
 func newRegistry(u configs.Upstream, log *slog.Logger) *upstream.Registry {
-	return &upstream.Registry{Name: u.Name, URL: u.URL, RealmHosts: u.RealmHosts, RedirectHosts: u.RedirectHosts, UserAgent: "sluice/" + strings.Trim(versionText(), "()"), Log: log}
+	return &upstream.Registry{Name: u.Name, URL: u.URL, RealmHosts: u.RealmHosts, RedirectHosts: u.RedirectHosts, UserAgent: "sluice/" + strings.Trim(versionText(), "()"), Log: log, Limit: requestsOf(u)}
+}
+
+// requestsOf returns the limit on requests to an upstream, nil for none. A second's worth
+// may come at once.
+func requestsOf(u configs.Upstream) *rate.Limiter {
+	if u.Requests == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(u.Requests), u.Requests)
 }
 
 func authorities(u configs.Upstream) (*x509.CertPool, error) {
-	if u.CAFile == "" {
+	return certificates("upstream "+u.Name, u.CAFile)
+}
+
+// certificates reads the authorities of whose says, nil for the system's.
+func certificates(whose, file string) (*x509.CertPool, error) {
+	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(u.CAFile)
+	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("ca_file of upstream %s: %w", u.Name, err)
+		return nil, fmt.Errorf("ca_file of %s: %w", whose, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca_file of upstream %s: no PEM certificate in %s", u.Name, u.CAFile)
+		return nil, fmt.Errorf("ca_file of %s: no PEM certificate in %s", whose, file)
 	}
 	return pool, nil
 }
 
-// newLog returns the log that a configuration asks for, to standard error.
-func newLog(c configs.Log) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo
-	}
+// newLog returns the log that a configuration asks for, to standard error, and sets level,
+// by which it can be changed.
+func newLog(c configs.Log, level *slog.LevelVar) *slog.Logger {
+	level.Set(levelOf(c))
 	o := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+func levelOf(c configs.Log) (level slog.Level) {
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		return slog.LevelInfo
+	}
+	return level
 }

@@ -32,6 +32,7 @@ func TestImports(t *testing.T) {
 		"github.com/anchore/stereoscope": {"scan/sbom"},
 		"github.com/anchore/grype/":      {"scan/vuln"},
 		"github.com/open-policy-agent/":  {"policy"},
+		"github.com/go-jose/":            {"proxy/auth"},
 		"github.com/minio/":              {"cache/objects"},
 		"github.com/redis/":              {"cache/redis"},
 		"github.com/sigstore/":           {"policy/signature"},

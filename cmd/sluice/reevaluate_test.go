@@ -30,7 +30,7 @@ func TestNewDatabaseTurnsImage(t *testing.T) {
 	start := func() (stop func()) {
 		ctx, cancel := context.WithCancel(t.Context())
 		served := make(chan error, 1)
-		go func() { served <- serve(ctx, c) }()
+		go func() { served <- serve(ctx, c, source{}) }()
 		return func() {
 			t.Helper()
 			cancel()

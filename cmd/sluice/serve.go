@@ -27,26 +27,34 @@ func serveCommand(g *global) *cobra.Command {
 		Long: `Run the gateway. Without a configuration it listens on 127.0.0.1:8080, fronts cgr.dev
 anonymously, keeps its state in $XDG_STATE_HOME/sluice and downloads the vulnerability
 database. SIGTERM lets pulls in flight finish. Where OTEL_EXPORTER_OTLP_ENDPOINT is set,
-traces go there by OTLP over HTTP.`,
+traces go there by OTLP over HTTP. SIGHUP, ` + "`sluice reload`" + `, or a changed file has the configuration
+read again.`,
 		Example: "  sluice serve\n  sluice serve --config /etc/sluice/sluice.yaml --mode warn",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := g.load()
+			load := func() (configs.Config, error) {
+				c, err := g.load()
+				if err != nil {
+					return c, err
+				}
+				for _, f := range []struct {
+					value string
+					key   *string
+				}{{listen, &c.Listen}, {admin, &c.AdminListen}, {mode, &c.Gate.Mode}, {level, &c.Log.Level}} {
+					if f.value != "" {
+						*f.key = f.value
+					}
+				}
+				if err := c.Validate(); err != nil {
+					return c, &exitError{exitUsage, err}
+				}
+				return c, nil
+			}
+			c, err := load()
 			if err != nil {
 				return err
 			}
-			for _, f := range []struct {
-				value string
-				key   *string
-			}{{listen, &c.Listen}, {admin, &c.AdminListen}, {mode, &c.Gate.Mode}, {level, &c.Log.Level}} {
-				if f.value != "" {
-					*f.key = f.value
-				}
-			}
-			if err := c.Validate(); err != nil {
-				return &exitError{exitUsage, err}
-			}
-			return serve(cmd.Context(), c)
+			return serve(cmd.Context(), c, source{g.config, load})
 		},
 	}
 	f := cmd.Flags()
@@ -57,13 +65,25 @@ traces go there by OTLP over HTTP.`,
 	return cmd
 }
 
+// A source is where a configuration comes from.
+type source struct {
+	path string // of its file; "" for none
+	load func() (configs.Config, error)
+}
+
 // serve runs a gateway until ctx ends, then lets the pulls in flight finish.
-func serve(ctx context.Context, c configs.Config) (err error) {
-	log := newLog(c.Log)
-	if err := configs.CheckListen(c.Listen, c.TLS.CertFile != "", c.Auth.HtpasswdFile != "", c.AllowPlainHTTP, c.AllowAnonymous); err != nil {
+// again is how its configuration is read another time.
+func serve(ctx context.Context, c configs.Config, again source) (err error) {
+	level := &slog.LevelVar{}
+	log := newLog(c.Log, level)
+	if err := configs.CheckListen(c.Listen, c.TLS.CertFile != "", c.KnowsCallers(), c.AllowPlainHTTP, c.AllowAnonymous); err != nil {
 		return &exitError{exitUsage, err}
 	}
 	h := newHouse(c, log)
+	h.level = level
+	if again.path != "" {
+		h.load, h.path = again.load, again.path
+	}
 	failed := make(chan error, 3)
 	admin := &server{Server: newServer(h.adminHandler(), log)}
 	defer admin.stop()
@@ -135,6 +155,9 @@ func (h *house) shutDown(ctx context.Context, wait bool, servers []*server) {
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
 	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions, "audit of policies": h.auditPolicies}
+	if h.load != nil {
+		watched["configuration"] = h.followConfig(h.path)
+	}
 	for dir, engine := range h.policies {
 		watched["policies "+h.policyName(dir)] = engine.Run
 	}
@@ -222,10 +245,10 @@ func (h *house) mainServer() (*server, error) {
 	if h.config.TLS.CertFile == "" {
 		return s, nil
 	}
-	cert := &auth.Certificate{CertFile: h.config.TLS.CertFile, KeyFile: h.config.TLS.KeyFile, Log: h.log}
+	cert := &auth.Certificate{CertFile: h.config.TLS.CertFile, KeyFile: h.config.TLS.KeyFile, ClientCA: h.config.TLS.ClientCAFile, Log: h.log}
 	if err := cert.Load(); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("tls.cert_file, tls.key_file: %w", err)
+		return nil, fmt.Errorf("tls: %w", err)
 	}
 	s.TLSConfig = cert.TLS()
 	return s, nil
@@ -256,10 +279,11 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 // such as /v2//x by a redirect, in HTML and to every method.
 func (h *house) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Waivers: h.waivers, Policies: h.policySets, Auth: h.auth, Log: h.log, Stopping: h.stopping.Load})
+	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Waivers: h.waivers, Policies: h.policySets, Admit: h.gateway.Admit, May: h.gateway.May, Log: h.log, Stopping: h.stopping.Load})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.config.DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
+		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.live.Load().DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
 	})
+	mux.HandleFunc("/token", h.gateway.ServeToken)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
 			h.gateway.ServeHTTP(w, r)
@@ -274,7 +298,7 @@ func (h *house) policySets() (sets []api.PolicySet) {
 	for _, dir := range h.policyDirs() {
 		e := h.policies[dir]
 		s := api.PolicySet{Upstreams: []string{}, Status: e.Status(), Listings: e.Policies()}
-		for _, u := range h.config.Upstreams {
+		for _, u := range h.live.Load().Upstreams {
 			if h.policyDir(u.Name) == dir {
 				s.Upstreams = append(s.Upstreams, u.Name)
 			}

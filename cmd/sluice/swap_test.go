@@ -95,7 +95,7 @@ func TestSwapUnderLoad(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- serve(ctx, c) }()
+	go func() { served <- serve(ctx, c, source{}) }()
 	defer func() { stop(); <-served }()
 	ask := func() (a asked, err error) {
 		resp, err := http.Get("http://" + addr + "/api/v1/verdict?image=" + url.QueryEscape("acme/orders:1"))

@@ -81,7 +81,7 @@ func servedWithTraces(t *testing.T, s *scene, do func(addr string)) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- serve(ctx, c) }()
+	go func() { served <- serve(ctx, c, source{}) }()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if resp, err := http.Get("http://" + addr + "/v2/"); err == nil {
 			resp.Body.Close()

@@ -79,8 +79,12 @@ type Handler struct {
 	Events   EventLog
 	Waivers  func() []policy.WaiverStatus // those that decide; nil: none
 	Policies func() []PolicySet           // those that decide; nil: none
-	Auth     *auth.Authenticator
-	Log      *slog.Logger
+	// Admit returns who makes a request, and takes a place for it until leave is called.
+	Admit func(*http.Request) (caller auth.Caller, leave func(), err error)
+	// May reports whether a caller may see a repository, written as cgr.dev/acme/web; nil:
+	// every one.
+	May func(caller auth.Caller, repository string) bool
+	Log *slog.Logger
 
 	// Stopping reports whether the gateway is to stop, which ends the streams of events.
 	// nil: never.
@@ -104,10 +108,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
-	caller, err := h.Auth.Caller(r)
+	caller, leave, err := h.Admit(r)
 	if err != nil {
-		return proxy.Unauthorized(err)
+		return err
 	}
+	defer leave()
 	if r.URL.Path == "/api/v1/waivers" || strings.HasPrefix(r.URL.Path, "/api/v1/waivers/") {
 		return h.waivers(w, r)
 	}
@@ -128,7 +133,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		}
 		return writeJSON(w, answer)
 	case "/api/v1/events":
-		return h.events(w, r)
+		return h.events(w, r, caller)
 	case "/api/v1/policies":
 		return h.policies(w)
 	}

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/sluicegate/sluice/proxy/api"
-	"github.com/sluicegate/sluice/proxy/auth"
 )
 
 // What a stranger can send to a check is bounded, and what is not meant is refused.
@@ -48,10 +47,7 @@ func TestCheckRequests(t *testing.T) {
 
 func postCheck(t *testing.T, method, kind, body string, anonymous bool) (int, string) {
 	t.Helper()
-	h := &api.Handler{Gateway: &oracle{}, Auth: &auth.Authenticator{Anonymous: anonymous}, Log: slog.New(slog.DiscardHandler)}
-	if err := h.Auth.Load(); err != nil {
-		t.Fatal(err)
-	}
+	h := &api.Handler{Gateway: &oracle{}, Admit: admit(anonymous), Log: slog.New(slog.DiscardHandler)}
 	r := httptest.NewRequest(method, "/api/v1/check", strings.NewReader(body))
 	r.Header.Set("Content-Type", kind)
 	w := httptest.NewRecorder()

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/sluicegate/sluice/proxy"
+	"github.com/sluicegate/sluice/proxy/auth"
 )
 
 const (
@@ -33,7 +35,12 @@ type EventLog interface {
 
 // events answers GET /api/v1/events: server-sent events where the client accepts these
 // (WHATWG HTML, "Server-sent events"), with replay from Last-Event-ID, and else a list.
-func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
+// Events of repositories that the caller may not see are left out.
+func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Caller) error {
+	may := func(e proxy.Event) bool {
+		repository, _, _ := strings.Cut(e.Image.Reference, "@")
+		return repository == "" || h.May == nil || h.May(caller, repository)
+	}
 	since := time.Time{}
 	if s := r.URL.Query().Get("since"); s != "" {
 		var err error
@@ -46,7 +53,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		return writeJSON(w, es)
+		return writeJSON(w, slices.DeleteFunc(es, func(e proxy.Event) bool { return !may(e) }))
 	}
 	if h.streams.Add(1) > maxStreams {
 		h.streams.Add(-1)
@@ -54,7 +61,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer h.streams.Add(-1)
 	rc := http.NewResponseController(w)
-	s := &stream{w: w, rc: rc, log: h.Events, stopping: h.Stopping, since: since, sent: map[string]bool{}}
+	s := &stream{w: w, rc: rc, log: h.Events, may: may, stopping: h.Stopping, since: since, sent: map[string]bool{}}
 	if err := s.skip(r.Context(), r.Header.Get("Last-Event-ID")); err != nil {
 		return err
 	}
@@ -69,6 +76,7 @@ type stream struct {
 	w        io.Writer
 	rc       *http.ResponseController
 	log      EventLog
+	may      func(proxy.Event) bool // whether the client may see it
 	stopping func() bool
 	since    time.Time       // a little before the last event that was sent, or what the client said
 	sent     map[string]bool // ids
@@ -118,7 +126,7 @@ func (s *stream) run(ctx context.Context) error {
 		}
 		news := false
 		for _, e := range es {
-			if err == nil && !s.sent[e.ID] {
+			if err == nil && !s.sent[e.ID] && s.may(e) {
 				err = s.send(e)
 				quiet, news = time.Now(), true
 			}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/api"
-	"github.com/sluicegate/sluice/proxy/auth"
 )
 
 // diary is an event log in memory.
@@ -53,10 +52,7 @@ func (d *diary) add(id string, at time.Time) {
 
 func serveEvents(t *testing.T, d *diary, stopping func() bool) string {
 	t.Helper()
-	h := &api.Handler{Gateway: &oracle{}, Events: d, Auth: &auth.Authenticator{Anonymous: true}, Log: slog.New(slog.DiscardHandler), Stopping: stopping}
-	if err := h.Auth.Load(); err != nil {
-		t.Fatal(err)
-	}
+	h := &api.Handler{Gateway: &oracle{}, Events: d, Admit: admit(true), Log: slog.New(slog.DiscardHandler), Stopping: stopping}
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	return s.URL + "/api/v1/events"

@@ -11,17 +11,18 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/sluicegate/sluice/proxy/auth/oidc"
+	"github.com/sluicegate/sluice/proxy/auth/token"
 )
 
-// Challenge is the WWW-Authenticate header that belongs to a 401.
-const Challenge = `Basic realm="sluice"`
-
 // ErrUnauthorized is the error for a request without credentials that are right: 401
-// with Challenge. It does not tell a wrong name from a wrong password.
+// with a challenge. It does not tell a wrong name from a wrong password.
 var ErrUnauthorized = errors.New("log in with a name and a password of this gateway: docker login, podman login")
 
 // A TooManyError is the error for a request whose name, or whose address, has failed too
@@ -43,7 +44,7 @@ const (
 // A Caller is who pulls.
 type Caller struct {
 	Name   string   // "" for an anonymous caller
-	Groups []string // those of the groups file that have the name, sorted
+	Groups []string // those of the groups file that have the name, and of his token or certificate; sorted
 	// Address is where the request came from: its IPv4 address, or the first 64 bits of its
 	// IPv6 address. It says nothing of who that is, and no policy sees it.
 	Address string
@@ -76,6 +77,26 @@ type Authenticator struct {
 	// Htpasswd is.
 	Groups string
 
+	// Issuers are those whose tokens are taken, as Bearer or in place of a password.
+	Issuers []*oidc.Issuer
+
+	// Certificates has callers known by the client certificates that TLS has verified; see
+	// Certificate.ClientCA.
+	Certificates bool
+
+	// Tokens signs the tokens that /token gives, nil for none. They live for TokenLife at
+	// most.
+	Tokens    *token.Signer
+	TokenLife time.Duration
+	// Realm is the URL of /token as callers reach it. Where it is set, callers are sent
+	// there for a token; else they are asked for name and password with each request.
+	Realm string
+
+	// IgnoreForeign has what is plainly the pull token of a Chainguard organisation, as a
+	// pod's imagePullSecret for cgr.dev sends it to a mirror, count as no credentials. Else
+	// it is refused, and not counted as a failed login. It is never looked at further.
+	IgnoreForeign bool
+
 	Log *slog.Logger     // nil: slog.Default()
 	Now func() time.Time // nil: time.Now
 
@@ -97,9 +118,6 @@ func (a *Authenticator) Load() error {
 	a.verified = map[[sha256.Size]byte]struct{}{}
 	a.fails = newFailures()
 	a.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	if a.Htpasswd == "" {
-		return nil
-	}
 	if a.Groups != "" {
 		a.groups = fresh[map[string][]string]{
 			paths: []string{a.Groups},
@@ -111,6 +129,9 @@ func (a *Authenticator) Load() error {
 			return err
 		}
 	}
+	if a.Htpasswd == "" {
+		return nil
+	}
 	a.users = fresh[*users]{
 		paths: []string{a.Htpasswd},
 		parse: func(files [][]byte) (*users, error) { return parseHtpasswd(a.Htpasswd, files[0]) },
@@ -120,35 +141,83 @@ func (a *Authenticator) Load() error {
 	return a.users.load()
 }
 
-// Caller returns who makes r. The error is ErrUnauthorized, a *TooManyError, or that
-// of r's context.
+// Caller returns who makes r. The error is ErrUnauthorized, ErrForeign, a *TooManyError, an
+// *oidc.UnavailableError, or that of r's context.
 func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
-	from := address(r.RemoteAddr)
-	if a.Anonymous && (a.Htpasswd == "" || r.Header.Get("Authorization") == "") {
-		return Caller{Address: from}, nil
-	}
-	name, password, ok := r.BasicAuth()
-	if !ok || a.Htpasswd == "" {
-		return Caller{}, ErrUnauthorized
-	}
-	users := a.users.get()
-	hash, known := users.hash(name)
-	seen := a.mark(name, password, hash)
-	if known && a.wasVerified(seen) {
-		return a.named(name, from), nil
-	}
-	if err := a.verify(r.Context(), source{from, name}, seen, hash, password, known); err != nil {
-		return Caller{}, err
-	}
-	return a.named(name, from), nil
+	k, err := a.known(r.Context(), credentialsOf(r), r)
+	return k.Caller, err
 }
 
-func (a *Authenticator) named(name, from string) Caller {
-	c := Caller{Name: name, Address: from}
-	if a.Groups != "" {
-		c.Groups = a.groups.get()[name]
+// known is a caller, and what a token for him has to say.
+type known struct {
+	Caller
+	mark    string    // of the line in the htpasswd file, "" for none
+	expires time.Time // of the token that he came with; zero: never
+}
+
+// known returns who sends c with r.
+func (a *Authenticator) known(ctx context.Context, c credentials, r *http.Request) (known, error) {
+	from := address(r.RemoteAddr)
+	switch {
+	case c.scheme == "" || !a.looks():
+		return a.unnamed(r, from)
+	case c.foreign() && a.IgnoreForeign:
+		return a.unnamed(r, from)
+	case c.foreign():
+		return known{}, ErrForeign
+	case c.scheme == "bearer":
+		return a.bearer(ctx, c.password, from)
+	case c.scheme != "basic":
+		return known{}, ErrUnauthorized
 	}
-	return c
+	if i := a.issuer(c.password); i != nil {
+		return a.issued(ctx, i, c.password, from)
+	}
+	if a.Htpasswd == "" {
+		return a.unnamed(r, from)
+	}
+	return a.password(ctx, c, from)
+}
+
+// looks reports whether there is anything that credentials could be right by. Where there
+// isn't, who may come without any may come with some.
+func (a *Authenticator) looks() bool {
+	return a.Htpasswd != "" || len(a.Issuers) > 0 || a.Certificates || !a.Anonymous
+}
+
+// unnamed returns who sends no credentials.
+func (a *Authenticator) unnamed(r *http.Request, from string) (known, error) {
+	if name, groups := peer(r); a.Certificates && name != "" {
+		return known{Caller: a.named(name, from, groups)}, nil
+	}
+	if a.Anonymous {
+		return known{Caller: Caller{Address: from}}, nil
+	}
+	return known{}, ErrUnauthorized
+}
+
+// password returns whom a name and a password are of.
+func (a *Authenticator) password(ctx context.Context, c credentials, from string) (known, error) {
+	users := a.users.get()
+	hash, there := users.hash(c.name)
+	seen := a.mark(c.name, c.password, hash)
+	if !there || !a.wasVerified(seen) {
+		if err := a.verify(ctx, source{from, c.name}, seen, hash, c.password, there); err != nil {
+			return known{}, err
+		}
+	}
+	return known{Caller: a.named(c.name, from, nil), mark: lineMark(hash)}, nil
+}
+
+// named returns the caller of that name, with the groups that he brings and those of the
+// groups file.
+func (a *Authenticator) named(name, from string, groups []string) Caller {
+	if a.Groups != "" {
+		groups = slices.Concat(groups, a.groups.get()[name])
+		slices.Sort(groups)
+		groups = slices.Compact(groups)
+	}
+	return Caller{Name: name, Groups: groups, Address: from}
 }
 
 // verify checks a password that was not seen before. known is false where hash only

@@ -152,7 +152,7 @@ func TestLogin(t *testing.T) {
 	a, _ := gate(t, nil)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := a.Caller(r); err != nil {
-			w.Header().Set("WWW-Authenticate", Challenge)
+			w.Header().Set("WWW-Authenticate", a.Challenge(""))
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	}))

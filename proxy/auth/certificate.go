@@ -2,6 +2,7 @@ package auth
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"time"
@@ -14,10 +15,12 @@ import (
 type Certificate struct {
 	CertFile string           // PEM: the certificate, then its intermediates
 	KeyFile  string           // PEM: its private key
+	ClientCA string           // PEM: the authorities of clients' certificates, which are optional; "": none is asked for
 	Log      *slog.Logger     // nil: slog.Default()
 	Now      func() time.Time // nil: time.Now
 
-	pair fresh[*tls.Certificate]
+	pair    fresh[*tls.Certificate]
+	clients fresh[*x509.CertPool]
 }
 
 // Load reads the files for the first time. It must be called once, first.
@@ -34,19 +37,48 @@ func (c *Certificate) Load() error {
 		log: c.Log,
 		now: c.Now,
 	}
+	if c.ClientCA != "" {
+		c.clients = fresh[*x509.CertPool]{
+			paths: []string{c.ClientCA},
+			parse: func(files [][]byte) (*x509.CertPool, error) {
+				pool := x509.NewCertPool()
+				if !pool.AppendCertsFromPEM(files[0]) {
+					return nil, fmt.Errorf("no PEM certificate in %s", c.ClientCA)
+				}
+				return pool, nil
+			},
+			log: c.Log,
+			now: c.Now,
+		}
+		if err := c.clients.load(); err != nil {
+			return err
+		}
+	}
 	return c.pair.load()
 }
 
 // TLS returns the configuration of a listener that shows the newest certificate that
 // was good: TLS 1.2 and later, HTTP/2 and HTTP/1.1.
 func (c *Certificate) TLS() *tls.Config {
-	return &tls.Config{
+	t := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return c.pair.get(), nil
 		},
 	}
+	if c.ClientCA == "" {
+		return t
+	}
+	t.ClientAuth = tls.VerifyClientCertIfGiven
+	t.SessionTicketsDisabled = true // a resumed session would keep a client whose authority is gone
+	with := t.Clone()
+	t.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now := with.Clone()
+		now.ClientCAs = c.clients.get()
+		return now, nil
+	}
+	return t
 }
 
 // Expires returns when the certificate in use ends.

@@ -3,6 +3,7 @@ package auth
 import (
 	"crypto/sha256"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,20 +18,22 @@ const (
 	every = 6 * time.Second
 	// wider is how many times as many an address may fail for all names together: one
 	// guesser behind the address of many keeps none of the others out until then, and
-	// who tries a few passwords on every name is stopped all the same.
+	// who tries a few passwords on every name is stopped all the same. So may a name, from
+	// all addresses together.
 	wider      = 10
-	maxBuckets = 4096 // addresses, and names from addresses
+	maxBuckets = 4096 // addresses, names, and names from addresses
 )
 
-// failures counts failed logins, by address, and by name and address.
+// failures counts failed logins, by address, by name, and by both.
 type failures struct {
-	names, addresses buckets
+	names, addresses, everywhere buckets
 }
 
 func newFailures() *failures {
 	return &failures{
-		names:     buckets{burst: burst, every: every},
-		addresses: buckets{burst: wider * burst, every: every / wider},
+		names:      buckets{burst: burst, every: every},
+		addresses:  buckets{burst: wider * burst, every: every / wider},
+		everywhere: buckets{burst: wider * burst, every: every / wider},
 	}
 }
 
@@ -38,14 +41,19 @@ func newFailures() *failures {
 type source struct{ address, name string }
 
 // key is of a bounded length: a name is as long as whoever sends it likes.
-func (s source) key() string {
+func (s source) key() string { return s.address + " " + s.digest() }
+
+func (s source) digest() string {
 	sum := sha256.Sum256([]byte(s.name))
-	return s.address + " " + string(sum[:])
+	return string(sum[:])
 }
 
 // check returns a *TooManyError when from has failed too often.
 func (f *failures) check(from source, now time.Time) error {
 	wait := max(f.names.wait(from.key(), now, false), f.addresses.wait(from.address, now, true))
+	if from.byName() {
+		wait = max(wait, f.everywhere.wait(from.digest(), now, false))
+	}
 	if wait == 0 {
 		return nil
 	}
@@ -56,7 +64,15 @@ func (f *failures) check(from source, now time.Time) error {
 func (f *failures) add(from source, now time.Time) {
 	f.names.add(from.key(), now)
 	f.addresses.add(from.address, now)
+	if from.byName() {
+		f.everywhere.add(from.digest(), now)
+	}
 }
+
+// byName reports whether the name is one that somebody could guess a password for. What
+// stands for the tokens of an issuer, or for all tokens, is not: anybody could keep all
+// others out by bad ones.
+func (s source) byName() bool { return s.name != "" && !strings.HasSuffix(s.name, ":") }
 
 // buckets hold a bounded number of tries for each key, which come back with time.
 type buckets struct {

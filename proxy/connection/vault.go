@@ -37,7 +37,7 @@ const (
 )
 
 // A Vault holds the pull tokens of all upstreams. Its fields are its configuration
-// and may not change once a method was called. All methods may be called
+// and may not change once a method was called, but for Configure. All methods may be called
 // concurrently.
 type Vault struct {
 	Store cache.Store
@@ -58,7 +58,7 @@ type Vault struct {
 	Audit *audit.Log
 
 	reads  singleflight.Group
-	mu     sync.Mutex // guards known and writes
+	mu     sync.Mutex // guards known and writes, and Upstreams and Files
 	known  map[string]reading
 	writes int // by Set and Remove; a reading that one overtook is not fresh
 }
@@ -110,6 +110,17 @@ func (v *Vault) Set(ctx context.Context, name string, c upstream.Credentials) er
 	return v.Audit.Write(ctx, "connection.set", name, detail)
 }
 
+// Configure puts other Upstreams and Files in force, in a running gateway.
+func (v *Vault) Configure(upstreams []string, files map[string]string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.Upstreams, v.Files = upstreams, files
+	for name, r := range v.known {
+		r.tried = time.Time{} // so that it is read anew
+		v.known[name] = r
+	}
+}
+
 // Remove removes the stored credentials of an upstream; that there are none is no
 // error. What the environment or a file holds stays in force.
 func (v *Vault) Remove(ctx context.Context, name string) error {
@@ -141,7 +152,9 @@ func (v *Vault) List(ctx context.Context) ([]Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list connections: %w", err)
 	}
+	v.mu.Lock()
 	names := slices.Concat(v.Upstreams, slices.Collect(maps.Keys(stored)), slices.Collect(maps.Keys(v.Files)))
+	v.mu.Unlock()
 	slices.Sort(names)
 	list := []Info{}
 	for _, name := range slices.Compact(names) {
@@ -243,7 +256,10 @@ func (v *Vault) read(ctx context.Context, name string) (c upstream.Credentials, 
 	if c, err = fromEnv(getenv, name); err != nil || !c.Anonymous() {
 		return c, SourceEnvironment, set, err
 	}
-	if path := v.Files[name]; path != "" {
+	v.mu.Lock()
+	path := v.Files[name]
+	v.mu.Unlock()
+	if path != "" {
 		c, err = fromFile(path, name)
 		return c, SourceFile, set, err
 	}

@@ -230,6 +230,11 @@ func retryAfter(s string, now time.Time) time.Duration {
 // the origin that was asked and nowhere else. The error is an *Error.
 func (r *Registry) follow(ctx context.Context, op, method string, u *url.URL, h http.Header, auth string) (*http.Response, error) {
 	asked := u
+	if r.Limit != nil {
+		if err := r.Limit.Wait(ctx); err != nil {
+			return nil, &Error{Op: op, URL: shown(u), Err: fmt.Errorf("the limit on requests to this registry leaves no time for it: %w", err)}
+		}
+	}
 	for hop := 0; ; hop++ {
 		req := &http.Request{Method: method, URL: u, Host: u.Host, Header: h.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 		if req.Header == nil {

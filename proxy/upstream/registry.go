@@ -15,6 +15,8 @@ import (
 
 	_ "crypto/sha256" // the digest algorithms that registries use
 	_ "crypto/sha512"
+
+	"golang.org/x/time/rate"
 )
 
 // A Registry is a registry that is read from. The fields are its configuration and
@@ -47,6 +49,9 @@ type Registry struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout bounds the wait for the next bytes of a body. Default 0, 60 s.
 	IdleTimeout time.Duration
+	// Limit is how often the registry is asked; what comes too early waits. Default nil, as
+	// often as need be.
+	Limit *rate.Limiter
 	// UserAgent names this program to the registry. Default "", "sluice".
 	UserAgent string
 	// Log gets what was overcome and so is not returned: resumed bodies, tokens asked
@@ -74,7 +79,7 @@ type Registry struct {
 func (r *Registry) With(c Credentials) *Registry {
 	n := &Registry{
 		Name: r.Name, URL: r.URL, RealmHosts: r.RealmHosts, RedirectHosts: r.RedirectHosts, RootCAs: r.RootCAs, Transport: r.Transport,
-		HeaderTimeout: r.HeaderTimeout, IdleTimeout: r.IdleTimeout, UserAgent: r.UserAgent, Log: r.Log, Backoff: r.Backoff,
+		HeaderTimeout: r.HeaderTimeout, IdleTimeout: r.IdleTimeout, UserAgent: r.UserAgent, Log: r.Log, Backoff: r.Backoff, Limit: r.Limit,
 	}
 	n.Credentials = func(context.Context) (Credentials, error) { return c, nil }
 	return n
