@@ -585,6 +585,10 @@ type Log struct {
 	Level string `yaml:"level"`
 	// Format is "text" for people or "json" for programs. Default "text".
 	Format string `yaml:"format"`
+	// Requests writes a line for each request of a client, at level info: its caller, image,
+	// status, bytes, decision, and how long it waited for the registry and for a verdict.
+	// Default true.
+	Requests bool `yaml:"requests"`
 }
 
 // Default returns the configuration of a gateway without a file: on loopback, in
@@ -625,6 +629,6 @@ func Default() Config {
 				Ratio:             200,
 			},
 		},
-		Log: Log{Level: "info", Format: "text"},
+		Log: Log{Level: "info", Format: "text", Requests: true},
 	}
 }

@@ -120,7 +120,7 @@ func TestValidate(t *testing.T) {
 		{"layer larger than image", func(c *Config) { c.Scan.Limits.ImageUncompressed = GiB }, []string{"scan.limits.layer_uncompressed"}},
 		{"a worker without room", func(c *Config) { c.Scan.WorkerMemory, c.Scan.WorkerTemp = MiB, 0 }, []string{
 			"scan.worker_memory: must be 0 (what the machine carries) or at least 256MiB, not 1MiB", "scan.worker_temp: must be at least 64MiB"}},
-		{"log", func(c *Config) { c.Log = Log{"trace", "xml"} }, []string{"log.level", "log.format"}},
+		{"log", func(c *Config) { c.Log = Log{Level: "trace", Format: "xml"} }, []string{"log.level", "log.format"}},
 		{"on a network", func(c *Config) { c.Listen = ":8080" }, []string{"listen: :8080 is not loopback"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -103,6 +103,7 @@ type Gateway struct {
 	Gate      Gate
 	Metrics   *Metrics
 	Log       *slog.Logger
+	AccessLog bool // write a line for each request
 	// Trace, if not nil, is called when a request begins a pull, with that request's
 	// context, and what it returns when the pull was decided. Both must not block.
 	Trace func(context.Context) func(*Journey)
@@ -198,6 +199,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &meter{ResponseWriter: rw, resource: rOther, patience: g.Gate.SendPatience}
 	defer w.record(g.Metrics)
+	a := &account{began: time.Now()}
+	r = withAccount(r, a)
+	defer g.logRequest(w, r, a)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	err := g.serve(w, r)
 	if err == nil {
@@ -225,7 +229,10 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 func (g *Gateway) serve(w *meter, r *http.Request) error {
 	rt, bad := g.parseRoute(r.URL) // which a stranger is not told
+	a := accountOf(r.Context())
+	a.route = rt
 	caller, leave, err := g.admitTo(r, &rt)
+	a.caller = caller
 	if err != nil {
 		return err
 	}

@@ -124,6 +124,7 @@ func (g *Gateway) serveHeld(w http.ResponseWriter, r *http.Request, blob *spool.
 		err = h.step(r.Context())
 	}
 	g.Metrics.holdSeconds.Observe(g.now().Sub(began).Seconds())
+	accountOf(r.Context()).waited(began)
 	if err == nil {
 		err = h.rest(r.Context(), s.end)
 	}

@@ -35,6 +35,7 @@ func (g *Gateway) serveList(w http.ResponseWriter, r *http.Request, rt route) er
 			Message: "this gateway reads too many lists of tags and referrers at once; try again", cause: ctx.Err()}
 	}
 	r = r.WithContext(ctx)
+	defer accountOf(ctx).asked(time.Now())
 	switch rt.resource {
 	case rTags:
 		return g.serveTags(w, r, rt)

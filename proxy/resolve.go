@@ -79,6 +79,7 @@ func (g *Gateway) resolve(ctx context.Context, rt route) (d digest.Digest, warni
 // flight does what many ask for at a time once for all. It goes on when those who wait
 // leave, or their time is up, for at most UpstreamTimeout: what comes of it is remembered.
 func (g *Gateway) flight(ctx context.Context, key string, do func(context.Context) (any, error)) (any, error) {
+	defer accountOf(ctx).asked(time.Now())
 	flying := g.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Gate.UpstreamTimeout)
 		defer cancel()

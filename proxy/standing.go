@@ -216,6 +216,7 @@ func (g *Gateway) decideAmong(ctx context.Context, caller auth.Caller, repo Repo
 			return standing{}, storeDown(err)
 		}
 	}
+	accountOf(ctx).decided(s)
 	return s, nil
 }
 
@@ -273,6 +274,7 @@ func (g *Gateway) cached(ctx context.Context, d digest.Digest) (*scan.Verdict, e
 func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadline time.Time) (standing, error) {
 	t := time.NewTimer(deadline.Sub(g.now()))
 	defer t.Stop()
+	defer accountOf(ctx).waited(time.Now())
 	select {
 	case <-p.over.Done():
 		return g.decide(ctx, caller, p.repo, p.m, p.verdict)
@@ -283,7 +285,9 @@ func (g *Gateway) await(ctx context.Context, caller auth.Caller, p *pull, deadli
 	if v := p.finished(); v != nil { // both at once
 		return g.decide(ctx, caller, p.repo, p.m, v)
 	}
-	return standing{pull: p}, nil
+	s := standing{pull: p}
+	accountOf(ctx).decided(s)
+	return s, nil
 }
 
 // configAtHand returns nil if what v says can be decided with the facts of the image's

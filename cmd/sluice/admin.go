@@ -74,7 +74,7 @@ func (h *house) checks(ctx context.Context) []check {
 	for _, dir := range h.policyDirs() {
 		checks = append(checks, policiesCheck(h.policies[dir].Status()))
 	}
-	for _, u := range h.live.Load().Upstreams {
+	for _, u := range h.current().Upstreams {
 		if c, worth := h.tokenCheck(ctx, u.Name); worth {
 			checks = append(checks, c)
 		}

@@ -55,7 +55,7 @@ func limitsOf(c configs.CallerLimits) limit.Limits {
 // upstreams returns the registries of a configuration, the default one first. One that is
 // the same in before is taken from there, with what it has learned.
 func (h *house) upstreams(c configs.Config, before []proxy.Upstream) (us []proxy.Upstream, err error) {
-	old := h.live.Load().Upstreams
+	old := h.current().Upstreams
 	for _, u := range c.Upstreams {
 		up := proxy.Upstream{Name: u.Name, Policy: h.policies[policyDirOf(c, u)], TagTTL: u.TagTTL, Allow: u.Allow, Deny: u.Deny}
 		for _, b := range before {

@@ -100,9 +100,16 @@ func (g *global) load() (configs.Config, error) {
 func newHouse(c configs.Config, log *slog.Logger) *house {
 	h := &house{config: c, log: log, level: &slog.LevelVar{}, metrics: prometheus.NewRegistry()}
 	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	h.live.Store(&c)
 	h.waitsFor("starting")
 	return h
+}
+
+// current returns the configuration in force.
+func (h *house) current() *configs.Config {
+	if c := h.live.Load(); c != nil {
+		return c
+	}
+	return &h.config
 }
 
 // waitsFor says why the house isn't built yet; "" says that it is.
@@ -291,7 +298,7 @@ func (h *house) policyKeys(dir string) string {
 // policyDirs returns the directories of policies in use, that of policy.dir first.
 func (h *house) policyDirs() []string {
 	dirs := []string{h.config.Policy.Dir}
-	for _, u := range h.live.Load().Upstreams {
+	for _, u := range h.current().Upstreams {
 		if dir := h.policyDir(u.Name); !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
@@ -301,7 +308,7 @@ func (h *house) policyDirs() []string {
 
 // policyDir returns the directory whose policies decide about an upstream's images.
 func (h *house) policyDir(upstream string) string {
-	c := h.live.Load()
+	c := h.current()
 	i := slices.IndexFunc(c.Upstreams, func(u configs.Upstream) bool { return u.Name == upstream })
 	if i < 0 {
 		return c.Policy.Dir
@@ -361,7 +368,7 @@ func (h *house) openGateway() error {
 	h.closers = append(h.closers, h.closeDecisions)
 	h.gateway = &proxy.Gateway{
 		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Decisions: h.decisions, Auth: callers,
-		Access: accessOf(c.Auth), Limits: limit.New(limitsOf(c.Limits)), Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log,
+		Access: accessOf(c.Auth), Limits: limit.New(limitsOf(c.Limits)), Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log, AccessLog: c.Log.Requests,
 	}
 	if h.tracing != nil {
 		h.gateway.Trace = h.tracing.pull

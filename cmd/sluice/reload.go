@@ -114,7 +114,7 @@ func (h *house) reload(ctx context.Context) (r Reloaded, err error) {
 	if err != nil {
 		return r, err
 	}
-	old := *h.live.Load()
+	old := *h.current()
 	r = Reloaded{Applied: []string{}, Restart: []string{}}
 	for _, key := range configs.Changed(old, next) {
 		if h.changesLive(key, next) {

@@ -40,7 +40,7 @@ const lookAtTokens = time.Minute
 // tellTokens logs which pull tokens end soon, each when that begins, becomes urgent, or is
 // over. told is what was logged last.
 func (h *house) tellTokens(ctx context.Context, told map[string]connection.Urgency) {
-	for _, u := range h.live.Load().Upstreams {
+	for _, u := range h.current().Upstreams {
 		creds, err := h.connections.Credentials(ctx, u.Name) // logs what it can't read
 		if err != nil {
 			continue

@@ -248,7 +248,11 @@ func (h *house) mainServer() (*server, error) {
 	cert := &auth.Certificate{CertFile: h.config.TLS.CertFile, KeyFile: h.config.TLS.KeyFile, ClientCA: h.config.TLS.ClientCAFile, Log: h.log}
 	if err := cert.Load(); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("tls: %w", err)
+		keys := "tls.cert_file, tls.key_file"
+		if cert.ClientCA != "" {
+			keys += ", tls.client_ca_file"
+		}
+		return nil, fmt.Errorf("%s: %w", keys, err)
 	}
 	s.TLSConfig = cert.TLS()
 	return s, nil
@@ -281,7 +285,7 @@ func (h *house) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", &api.Handler{Gateway: h.gateway, Events: h.gateway, Waivers: h.waivers, Policies: h.policySets, Admit: h.gateway.Admit, May: h.gateway.May, Log: h.log, Stopping: h.stopping.Load})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.live.Load().DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
+		fmt.Fprintln(w, "This is sluice, a gate in front of "+h.current().DefaultUpstream+". Pull images through it, or ask /api/v1/verdict?image=REF.")
 	})
 	mux.HandleFunc("/token", h.gateway.ServeToken)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -298,7 +302,7 @@ func (h *house) policySets() (sets []api.PolicySet) {
 	for _, dir := range h.policyDirs() {
 		e := h.policies[dir]
 		s := api.PolicySet{Upstreams: []string{}, Status: e.Status(), Listings: e.Policies()}
-		for _, u := range h.live.Load().Upstreams {
+		for _, u := range h.current().Upstreams {
 			if h.policyDir(u.Name) == dir {
 				s.Upstreams = append(s.Upstreams, u.Name)
 			}
