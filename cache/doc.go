@@ -61,7 +61,8 @@
 //	lease       Name(work)                     value: who does it                   100 B      5 s to 1 minute, renewed
 //	fence       Name(work)                     value: token of who did it last      50 B       24 hours
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
-//	raised      Name(event's id)               value: when                          30 B       30 days
+//	raised      Name(event's id)               value: when                          30 B       30 days; of a denial 1 hour
+//	source      Name()                         value: what CloudEvents are from         45 B       for ever
 //	signatures  Name(repository, digest,       value: what was found and verified   to 300 KiB StaleTags
 //	            hash of trust)
 //	audit       Name(day)                      map: id → who changed what           1 KiB each 400 days

@@ -40,8 +40,9 @@ type Error struct {
 	Message    string
 	Detail     any
 	RetryAfter time.Duration
-	Challenge  string // WWW-Authenticate, on 401
-	cause      error  // logged, never sent
+	Challenge  string    // WWW-Authenticate, on 401
+	cause      error     // logged, never sent
+	denied     *standing // of an image that policies deny; nil where it is another error
 }
 
 func (e *Error) Error() string {

@@ -1,55 +1,82 @@
 package proxy
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/scan"
 )
 
-// What the Store has of events.
+// Types of events.
 const (
-	kindEvents cache.Kind = "events" // hour → id → Event
-	kindRaised cache.Kind = "raised" // id → when, so that nothing is told twice
+	// VerdictNew is about an image that got its first verdict, and how it was decided for
+	// who pulled it.
+	VerdictNew = "verdict.new"
+	// VerdictChanged is about an image that turned from allowed to denied, or back, by a
+	// new vulnerability database.
+	VerdictChanged = "verdict.changed"
+	// PullDenied is about an image that was refused to a caller: one for each image, caller
+	// and revision of the policies within an hour.
+	PullDenied = "pull.denied"
+	// WaiverExpiring is about a waiver that ends within 7 days, and again within 1.
+	WaiverExpiring = "waiver.expiring"
+	// CredentialExpiring is about a pull token that ends within 14 days, again within 3,
+	// and again when it has ended.
+	CredentialExpiring = "credential.expiring"
+	// DatabaseStale is about a vulnerability database that became too old to decide by.
+	DatabaseStale = "database.stale"
+	// EventsOmitted stands for all others of its hour which are not kept: those of the type
+	// in its details. The log and the metrics have them.
+	EventsOmitted = "events.omitted"
 )
 
-const (
-	eventsFor     = 30 * 24 * time.Hour // how long events can be asked for
-	maxHourEvents = 1000                // of one gateway: past it they are only logged and counted
-	maxListed     = 1000                // in one answer, the first
-)
+// EventTypes returns all types of events.
+func EventTypes() []string {
+	return []string{VerdictNew, VerdictChanged, PullDenied, WaiverExpiring, CredentialExpiring, DatabaseStale, EventsOmitted}
+}
 
-// VerdictChanged is the type of an Event about an image that turned from allowed to
-// denied, or back, by a new vulnerability database.
-const VerdictChanged = "verdict.changed"
-
-// EventsOmitted is the type of an Event that stands for all others of its hour which are
-// not kept. The log and the metrics have them.
-const EventsOmitted = "events.omitted"
-
-// An Event is something that happened to an image without anybody asking for it. Its JSON
-// is stable: fields may be added, never renamed.
+// An Event is something that happened, to an image or to what images are decided by. What
+// it does not say of its type is left out. Its JSON is stable: fields may be added, never
+// renamed.
 type Event struct {
 	ID       string    `json:"id"` // the same for the same event, whichever replica raised it
 	Time     time.Time `json:"time"`
 	Type     string    `json:"type"`
-	Image    Subject   `json:"image"`
-	Before   Opinion   `json:"before"`
-	After    Opinion   `json:"after"`
-	LastPull Puller    `json:"last_pull"`
+	Image    Subject   `json:"image,omitzero"`
+	Before   Opinion   `json:"before,omitzero"` // of VerdictChanged
+	After    Opinion   `json:"after,omitzero"`
+	LastPull Puller    `json:"last_pull,omitzero"` // of PullDenied and VerdictNew: who it is about
 
-	// Advisories are what made the difference: new in, gone from or changed in the
-	// findings that deny the image on one of both sides. Worst first, at most 100, never
-	// null in JSON. None: it was no advisory, see the opinions' causes.
-	Advisories []Advisory `json:"advisories"`
+	// Advisories, of VerdictChanged, are what made the difference: new in, gone from or
+	// changed in the findings that deny the image on one of both sides. Worst first, at
+	// most 100, never null in JSON. None: it was no advisory, see the opinions' causes.
+	Advisories []Advisory `json:"advisories,omitzero"`
+
+	Details Details `json:"details,omitzero"` // of all but VerdictChanged
+}
+
+// Details are what an Event says beside images and opinions about them.
+type Details struct {
+	Message string `json:"message,omitempty"` // one line for people
+	Type    string `json:"type,omitempty"`    // of EventsOmitted
+
+	// Of what ends: the ID of a waiver, or the upstream of a pull token.
+	Name   string        `json:"name,omitempty"`
+	Within string        `json:"within,omitempty"` // how soon it ends: 14d, 7d, 3d, 1d; ended
+	Ends   time.Time     `json:"ends,omitzero"`
+	Owner  string        `json:"owner,omitempty"` // of a waiver, as the three that follow
+	Ticket string        `json:"ticket,omitempty"`
+	Scope  *policy.Scope `json:"scope,omitempty"`
+	Source string        `json:"source,omitempty"`
+
+	Database *scan.Database `json:"database,omitempty"` // of DatabaseStale
+
+	State    scan.State   `json:"state,omitempty"` // of VerdictNew, as the two that follow
+	Packages int          `json:"packages,omitempty"`
+	Counts   *scan.Counts `json:"counts,omitempty"`
+
+	Decision string `json:"decision_id,omitempty"` // of PullDenied, as the one that follows
+	Policies string `json:"policies,omitempty"`    // their revision
 }
 
 // A Subject is the image of an Event.
@@ -92,94 +119,4 @@ type Advisory struct {
 	Severity string   `json:"severity"`
 	Fixed    []string `json:"fixed"`  // versions, never null in JSON
 	Change   string   `json:"change"` // new, gone, changed
-}
-
-// eventID names an event by what it is about.
-func eventID(parts ...string) string {
-	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return hex.EncodeToString(sum[:12])
-}
-
-func hourKey(t time.Time) cache.Key {
-	return cache.Name(kindEvents, t.UTC().Format("2006-01-02T15"))
-}
-
-// room returns the event to keep in place of e: e itself, one that says that others are
-// omitted, or none where that was said.
-func (g *Gateway) room(e *Event) *Event {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if hour := e.Time.Truncate(time.Hour); !g.told.hour.Equal(hour) {
-		g.told.hour, g.told.n = hour, 0
-	}
-	switch g.told.n++; {
-	case g.told.n <= maxHourEvents:
-		return e
-	case g.told.n == maxHourEvents+1:
-		return &Event{ID: eventID(EventsOmitted, e.ID), Time: e.Time, Type: EventsOmitted, Image: Subject{Tags: []string{}},
-			Before: Opinion{Violations: []policy.Violation{}}, After: Opinion{Violations: []policy.Violation{}}, Advisories: []Advisory{}}
-	}
-	return nil
-}
-
-// raise keeps an event, and reports whether it is news: no replica has raised it before.
-func (g *Gateway) raise(ctx context.Context, e *Event) (news bool, err error) {
-	if kept := g.room(e); kept != nil { // before it is marked as raised, so that a crash in between tells it twice, not never
-		b, err := json.Marshal(kept)
-		if err != nil {
-			return false, err
-		}
-		if err := g.Store.PutField(ctx, hourKey(e.Time), kept.ID, b, eventsFor); err != nil {
-			return false, err
-		}
-	}
-	at, err := e.Time.MarshalText()
-	if err != nil {
-		return false, err
-	}
-	first, err := g.Store.PutNew(ctx, cache.Name(kindRaised, e.ID), at, eventsFor)
-	return err == nil && string(first) == string(at), err
-}
-
-// raised reports whether an event was raised before.
-func (g *Gateway) raised(ctx context.Context, id string) (bool, error) {
-	_, err := g.Store.Get(ctx, cache.Name(kindRaised, id))
-	if errors.Is(err, cache.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// Events returns the events after a time, of all replicas, oldest first; not more than
-// 1,000 of them: whoever gets so many asks again from the last one's time.
-func (g *Gateway) Events(ctx context.Context, since time.Time) ([]Event, error) {
-	now := g.now()
-	if oldest := now.Add(-eventsFor); since.Before(oldest) {
-		since = oldest
-	}
-	out := []Event{}
-	for hour := since.UTC().Truncate(time.Hour); !hour.After(now) && len(out) < maxListed; hour = hour.Add(time.Hour) {
-		key := hourKey(hour)
-		fields, err := g.Store.Fields(ctx, key)
-		if err != nil {
-			return nil, storeDown(err)
-		}
-		for _, b := range fields {
-			var e Event
-			if err := json.Unmarshal(b, &e); err != nil {
-				g.damaged(key, err)
-				continue
-			}
-			if e.Time.After(since) {
-				out = append(out, e)
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b Event) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
-	return out[:min(len(out), maxListed)], nil
 }

@@ -129,6 +129,8 @@ type Gateway struct {
 	claimed  cache.Memo[digest.Digest, policy.Image] // what manifest and config claim, and nothing else
 	running  sync.WaitGroup                          // pulls and uploads
 	trying   sync.Mutex                              // held by the what-if that runs
+	news     chan *Event                             // what happened, to be raised
+	teller   sync.WaitGroup                          // follow
 	follows  string                                  // checksum of the database that Reevaluate, which alone uses it, saw last
 
 	mu     sync.Mutex // guards what follows; a pull is in pulls from begin until its verdict can be found elsewhere
@@ -139,7 +141,7 @@ type Gateway struct {
 	review Reevaluation
 	told   struct { // events of the hour
 		hour time.Time
-		n    int
+		n    map[string]int // by type
 	}
 }
 
@@ -161,6 +163,8 @@ func (g *Gateway) Start() error {
 	g.lists = make(chan struct{}, maxLists)
 	g.putting = make(chan struct{}, uploadsAtOnce)
 	g.signing = make(chan struct{}, signaturesAtOnce)
+	g.news = make(chan *Event, newsWaiting)
+	g.teller.Go(g.follow)
 	g.Metrics.watch(g)
 	return nil
 }
@@ -185,6 +189,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 	defer func() {
 		g.cancel()
 		<-done
+		g.teller.Wait()
 	}()
 	select {
 	case <-done:
@@ -207,12 +212,15 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
+	var e *Error
+	if errors.As(err, &e) {
+		g.refused(e)
+	}
 	if r.Context().Err() != nil { // whoever may still listen must not take silence for a 200
 		panic(http.ErrAbortHandler)
 	}
-	var e *Error
 	switch {
-	case errors.As(err, &e):
+	case e != nil:
 	case errors.Is(err, context.DeadlineExceeded):
 		e = &Error{Status: http.StatusServiceUnavailable, Code: codeUnavailable, RetryAfter: 5 * time.Second, Message: "the gateway could not answer in time; try again", cause: err}
 	default:

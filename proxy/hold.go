@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -129,6 +130,9 @@ func (g *Gateway) serveHeld(w http.ResponseWriter, r *http.Request, blob *spool.
 		err = h.rest(r.Context(), s.end)
 	}
 	if err != nil && r.Context().Err() == nil {
+		if e := (*Error)(nil); errors.As(err, &e) {
+			g.refused(e)
+		}
 		g.Log.Debug("held response cut", "repository", c.repo, "blob", c.desc.Digest, "caller", c.caller.Name, "error", err)
 		g.cut(w, r, first, c)
 	}

@@ -30,6 +30,8 @@ type Metrics struct {
 	stepSeconds   *prometheus.HistogramVec
 	delaySeconds  prometheus.Histogram
 	limited       prometheus.Counter
+	events        *prometheus.CounterVec
+	eventsDropped *prometheus.CounterVec
 }
 
 // NewMetrics registers the gateway's metrics.
@@ -69,7 +71,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Requests that were refused since their caller, or all callers, had reached a limit."})
 	m.turned = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_verdicts_changed_total",
 		Help: "Images that a new vulnerability database turned from allowed to denied, or back."}, []string{"to"})
-	r.MustRegister(m.limited, m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	m.events = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_events_total",
+		Help: "Events that this gateway raised before any other, by type, but for those of verdicts that changed."}, []string{"type"})
+	m.eventsDropped = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_events_dropped_total",
+		Help: "Events of pulls that were lost, for want of room in the queue, or since the store could not take them."}, []string{"reason"})
+	r.MustRegister(m.limited, m.events, m.eventsDropped, m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 
@@ -88,8 +94,8 @@ func (m *Metrics) watch(g *Gateway) {
 }
 
 // logPull writes the one line of a pull, with the decision for the caller who began it.
-// err is why there is no verdict, if there is none.
-func (g *Gateway) logPull(p *pull, err error) {
+// err is why there is no verdict, if there is none; stored says that it is remembered.
+func (g *Gateway) logPull(p *pull, err error, stored bool) {
 	took := g.now().Sub(p.started)
 	if p.elsewhere {
 		g.Metrics.elsewhere.Inc()
@@ -127,6 +133,9 @@ func (g *Gateway) logPull(p *pull, err error) {
 	if err != nil {
 		g.Log.Error("pull", append(attrs, "undecided", err)...)
 		return
+	}
+	if stored {
+		g.verdictNew(p, s)
 	}
 	g.Metrics.decisions.WithLabelValues(p.repo.Upstream, outcome(s)).Inc()
 	g.Log.Log(g.ctx, level(s), "pull", append(attrs, decisionAttrs(s)...)...)

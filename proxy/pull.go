@@ -119,7 +119,7 @@ func (g *Gateway) run(p *pull) {
 		time.AfterFunc(g.Gate.RetryAfter, func() { g.drop(p) })
 	}
 	g.mu.Unlock()
-	g.logPull(p, err)
+	g.logPull(p, err, stored == nil)
 }
 
 func (g *Gateway) drop(p *pull) {

@@ -44,13 +44,19 @@ func (l *lab) reviewed() proxy.Reevaluation {
 	return r
 }
 
+// events are those of verdicts that changed.
 func (l *lab) events() []proxy.Event {
+	l.Helper()
+	return l.eventsOf(proxy.VerdictChanged)
+}
+
+func (l *lab) eventsOf(kind string) []proxy.Event {
 	l.Helper()
 	es, err := l.gateway.Events(l.Context(), time.Time{})
 	if err != nil {
 		l.Fatal(err)
 	}
-	return es
+	return slices.DeleteFunc(es, func(e proxy.Event) bool { return e.Type != kind })
 }
 
 // known has the lab's callers ask with names, and its Store never lose anything.

@@ -41,7 +41,7 @@ func (s standing) blocked() bool { return s.pull == nil && s.decision.Blocks() }
 func (s standing) denial() *Error {
 	return &Error{Status: 403, Code: codeDenied,
 		Message: policy.Message(s.decision, s.input.Image, s.input.Findings),
-		Detail:  policy.Detail(s.decision, s.input.Image, s.input.Findings)}
+		Detail:  policy.Detail(s.decision, s.input.Image, s.input.Findings), denied: &s}
 }
 
 // How hard to try for a verdict that is missing.

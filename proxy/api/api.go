@@ -19,12 +19,14 @@
 // with {"allow", "answers": [{"image", "answer" or "error"}]}: allow is true where all of
 // them may be run. It asks for application/json, so that no page in a browser can ask.
 //
-//	GET /api/v1/events[?since=2026-01-31T00:00:00Z]
+//	GET /api/v1/events[?since=2026-01-31T00:00:00Z][&format=cloudevents]
 //
 // tells of images that were allowed and are denied by a new vulnerability database, or the
-// other way around: a list of proxy.Event, or with Accept: text/event-stream a stream that
-// goes on behind Last-Event-ID. Whoever may pull may read them, the names of those who
-// pulled included.
+// other way around; of first verdicts and pulls that were denied; and of waivers, pull
+// tokens and databases that end: a list of proxy.Event, or with Accept: text/event-stream a
+// stream that goes on behind Last-Event-ID. With format=cloudevents each is a
+// proxy.CloudEvent, and the list a batch of them. Whoever may pull may read them, the names
+// of those who pulled included.
 //
 //	GET /api/v1/policies
 //

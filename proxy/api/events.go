@@ -27,11 +27,18 @@ const (
 	maxStreams = 64
 )
 
-// An EventLog has what happened to images without anybody asking for it.
+// An EventLog has what happened to images, and to what they are decided by.
 type EventLog interface {
 	// Events returns the events after a time, oldest first.
 	Events(ctx context.Context, since time.Time) ([]proxy.Event, error)
+	// Source returns what they name as their source as CloudEvents.
+	Source(ctx context.Context) (string, error)
 }
+
+var (
+	_ EventLog = (*proxy.Gateway)(nil)
+	_ EventLog = (*proxy.EventLog)(nil)
+)
 
 // events answers GET /api/v1/events: server-sent events where the client accepts these
 // (WHATWG HTML, "Server-sent events"), with replay from Last-Event-ID, and else a list.
@@ -48,12 +55,12 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Cal
 			return &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: "since must be a time such as since=2026-01-31T00:00:00Z"}
 		}
 	}
+	source, err := h.source(r)
+	if err != nil {
+		return err
+	}
 	if !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
-		es, err := h.Events.Events(r.Context(), since)
-		if err != nil {
-			return err
-		}
-		return writeJSON(w, slices.DeleteFunc(es, func(e proxy.Event) bool { return !may(e) }))
+		return h.listEvents(r.Context(), w, since, source, may)
 	}
 	if h.streams.Add(1) > maxStreams {
 		h.streams.Add(-1)
@@ -61,7 +68,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Cal
 	}
 	defer h.streams.Add(-1)
 	rc := http.NewResponseController(w)
-	s := &stream{w: w, rc: rc, log: h.Events, may: may, stopping: h.Stopping, since: since, sent: map[string]bool{}}
+	s := &stream{w: w, rc: rc, log: h.Events, may: may, stopping: h.Stopping, since: since, source: source, sent: map[string]bool{}}
 	if err := s.skip(r.Context(), r.Header.Get("Last-Event-ID")); err != nil {
 		return err
 	}
@@ -71,6 +78,40 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Cal
 	return s.run(r.Context())
 }
 
+// listEvents sends a list, of CloudEvents where there is a source.
+func (h *Handler) listEvents(ctx context.Context, w http.ResponseWriter, since time.Time, source string, may func(proxy.Event) bool) error {
+	es, err := h.Events.Events(ctx, since)
+	if err != nil {
+		return err
+	}
+	es = slices.DeleteFunc(es, func(e proxy.Event) bool { return !may(e) })
+	if source == "" {
+		return writeJSON(w, es)
+	}
+	batch := make([]proxy.CloudEvent, len(es))
+	for i := range es {
+		batch[i] = es[i].Cloud(source)
+	}
+	b, err := json.Marshal(batch)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/cloudevents-batch+json")
+	_, _ = w.Write(b) // who does not take it is gone
+	return nil
+}
+
+// source returns the source of CloudEvents where the client asks for these, else "".
+func (h *Handler) source(r *http.Request) (string, error) {
+	switch r.URL.Query().Get("format") {
+	case "":
+		return "", nil
+	case "cloudevents":
+		return h.Events.Source(r.Context())
+	}
+	return "", &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: "the only other format of events is format=cloudevents"}
+}
+
 // A stream is one client that follows the events.
 type stream struct {
 	w        io.Writer
@@ -78,6 +119,7 @@ type stream struct {
 	log      EventLog
 	may      func(proxy.Event) bool // whether the client may see it
 	stopping func() bool
+	source   string          // of CloudEvents; "" sends events as they are
 	since    time.Time       // a little before the last event that was sent, or what the client said
 	sent     map[string]bool // ids
 }
@@ -162,7 +204,11 @@ func (s *stream) run(ctx context.Context) error {
 }
 
 func (s *stream) send(e proxy.Event) error {
-	data, err := json.Marshal(e)
+	var shown any = e
+	if s.source != "" {
+		shown = e.Cloud(s.source)
+	}
+	data, err := json.Marshal(shown)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,8 @@ func (d *diary) Events(_ context.Context, since time.Time) (out []proxy.Event, e
 	return out, nil
 }
 
+func (d *diary) Source(context.Context) (string, error) { return "urn:uuid:1", nil }
+
 func (d *diary) add(id string, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,6 +107,46 @@ func TestEventsList(t *testing.T) {
 		case want >= 0 && (err != nil || len(es) != want):
 			t.Errorf("%q: %d events, %v", query, len(es), err)
 		}
+	}
+}
+
+// Who asks for CloudEvents gets these, as a list and as a stream.
+func TestCloudEvents(t *testing.T) {
+	d := &diary{}
+	d.add("one", time.Now().UTC())
+	url := serveEvents(t, d, nil) + "?format=cloudevents"
+	check := func(c proxy.CloudEvent, err error) {
+		t.Helper()
+		if err != nil || c.SpecVersion != "1.0" || c.ID != "one" || c.Source != "urn:uuid:1" || c.Type != "dev.sluice.verdict.changed" || c.Data.Type != proxy.VerdictChanged {
+			t.Errorf("%+v, %v", c, err)
+		}
+	}
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var list []proxy.CloudEvent
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil || len(list) != 1 || resp.Header.Get("Content-Type") != "application/cloudevents-batch+json" {
+		t.Fatalf("%+v, %v, %s", list, err, resp.Header)
+	}
+	check(list[0], nil)
+	_, stream := follow(t, url, "")
+	for lines := bufio.NewScanner(stream.Body); lines.Scan(); {
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			var c proxy.CloudEvent
+			err := json.Unmarshal([]byte(data), &c)
+			check(c, err)
+			break
+		}
+	}
+	bad, err := http.Get(serveEvents(t, d, nil) + "?format=xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bad.Body.Close()
+	if bad.StatusCode != 400 {
+		t.Errorf("another format: %d", bad.StatusCode)
 	}
 }
 
