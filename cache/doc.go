@@ -63,6 +63,11 @@
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
 //	raised      Name(event's id)               value: when                          30 B       30 days; of a denial 1 hour
 //	source      Name()                         value: what CloudEvents are from         45 B       for ever
+//	hook        Name(hash of its URL)          value: what was sent to a webhook        200 B      60 days
+//	dead        Name(hash of its URL)          map: event's id → what it did not    2 KiB each 30 days
+//	                                           take; at most 1,000
+//	again       Name(hash of its URL)          map: event's id → what is to be      2 KiB each 30 days
+//	                                           sent again
 //	signatures  Name(repository, digest,       value: what was found and verified   to 300 KiB StaleTags
 //	            hash of trust)
 //	audit       Name(day)                      map: id → who changed what           1 KiB each 400 days
