@@ -179,11 +179,21 @@ func (l *line) serve(ctx context.Context) error {
 	return nil
 }
 
+// grace is how long an event that is on its way may still be when the gateway stops: cut
+// off, it would come twice.
+const grace = 2 * time.Second
+
 // sendAll sends events in their order, until one is not taken.
-func (l *line) sendAll(ctx context.Context, waiting []item, source string) error {
+func (l *line) sendAll(ended context.Context, waiting []item, source string) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ended))
+	defer cancel()
+	defer context.AfterFunc(ended, func() { time.AfterFunc(grace, cancel) })()
 	for i := range waiting {
+		if ended.Err() != nil {
+			return nil
+		}
 		err := l.post(ctx, &waiting[i].Event, source)
-		if ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
 			return nil // which says nothing of the receiver
 		}
 		if err != nil {
