@@ -83,6 +83,10 @@ type Config struct {
 	// DecisionLog is where decisions are written down.
 	DecisionLog DecisionLog `yaml:"decision_log"`
 
+	// Webhooks are web servers that events are sent to, at most 16. Default: none. Gateways
+	// that share a store need the same ones.
+	Webhooks []Webhook `yaml:"webhooks"`
+
 	// Trust is what signatures and attestations of images are verified by. They are looked
 	// for only where a policy reads them.
 	Trust Trust `yaml:"trust"`

@@ -27,7 +27,7 @@ func TestReference(t *testing.T) {
 	u := &c.Upstreams[0]
 	u.RealmHosts, u.RedirectHosts, u.Allow, u.Deny, c.Gate.Modes, c.Policy.VEX = nil, nil, nil, nil, nil, nil // "[]"
 	c.Auth.OIDC, c.Auth.Access = nil, nil
-	c.Trust.Keys, c.Trust.Identities, c.Policy.Bundle.Keys = nil, nil, nil // "[]" in the file
+	c.Trust.Keys, c.Trust.Identities, c.Policy.Bundle.Keys, c.Webhooks = nil, nil, nil, nil // "[]" in the file
 	if diff := cmp.Diff(Default(), c); diff != "" {
 		t.Errorf("reference.yaml is not the defaults (-default +file):\n%s", diff)
 	}

@@ -37,6 +37,7 @@ func (c Config) Validate() error {
 	v.bundle(c)
 	v.decisionLog(c.DecisionLog)
 	v.check(!slices.Contains(c.Policy.VEX, ""), "policy.vex", "holds an empty name")
+	v.webhooks(c.Webhooks)
 	v.trust(c.Trust)
 	v.bounds(c)
 	v.add(CheckListen(c.Listen, c.TLS.CertFile != "", c.KnowsCallers(), c.AllowPlainHTTP, c.AllowAnonymous))

@@ -28,6 +28,21 @@ func TestValidate(t *testing.T) {
 			c.Upstreams = []Upstream{{Name: "127.0.0.1:5000", URL: "http://127.0.0.1:5000"}, {Name: "localhost"}}
 		}, nil},
 
+		{"webhooks", func(c *Config) {
+			s := time.Second
+			c.Webhooks = []Webhook{{URL: "https://a.example/x?k=v", SecretFile: "s", Types: []string{"verdict.*"}, Timeout: &s}, {URL: "http://127.0.0.1:1/", SecretFile: "s"}, {URL: "http://b", SecretFile: "s", AllowPlainHTTP: true}}
+		}, nil},
+		{"webhooks that are none", func(c *Config) {
+			long := time.Hour
+			c.Webhooks = []Webhook{{URL: "a.example/secret", SecretFile: "s"}, {URL: "http://a.example", SecretFile: "s"}, {URL: "https://u:secret@a.example#x", SecretFile: "s"},
+				{URL: "https://b", Types: []string{"Verdict"}, Timeout: &long}, {URL: "https://b", SecretFile: "s"}}
+		}, []string{"webhooks[0].url: is no URL: write https://HOST/PATH", "webhooks[1].url: is not https", "webhooks[2].url: holds a password", "webhooks[2].url: must end before #",
+			"webhooks[3].secret_file: is missing", `webhooks[3].types: "Verdict" is no glob`, "webhooks[3].timeout: must be from 1s to 1m0s", "webhooks[4].url: is listed twice"}},
+		{"too many webhooks", func(c *Config) {
+			for i := range 17 {
+				c.Webhooks = append(c.Webhooks, Webhook{URL: "https://a/" + strings.Repeat("x", i), SecretFile: "s"})
+			}
+		}, []string{"webhooks: are 17, at most 16"}},
 		{"a decision log", func(c *Config) {
 			c.DecisionLog = DecisionLog{File: "-", URL: "https://logs.example", TokenFile: "t", Allows: 0.5}
 		}, nil},
@@ -138,7 +153,7 @@ func TestValidate(t *testing.T) {
 					t.Errorf("problem %d is\n%s\nand should begin\n%s", i, got[i], want)
 				}
 			}
-			if err != nil && strings.Contains(err.Error(), "secret") {
+			if err != nil && strings.Contains(strings.ReplaceAll(err.Error(), "secret_file", ""), "secret") {
 				t.Errorf("the error shows a password: %v", err)
 			}
 		})
