@@ -12,7 +12,7 @@ type CloudEvent struct {
 	ID              string    `json:"id"`
 	Source          string    `json:"source"` // a URN, the same of all gateways that share a Store
 	Type            string    `json:"type"`   // dev.sluice.verdict.changed
-	Subject         string    `json:"subject,omitempty"`
+	Subject         string    `json:"subject,omitempty"` // cgr.dev/acme/web:1@sha256:…
 	Time            time.Time `json:"time"`
 	DataContentType string    `json:"datacontenttype"`
 	Data            Event     `json:"data"` // as /api/v1/events lists it

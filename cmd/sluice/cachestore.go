@@ -30,7 +30,7 @@ type cacheOrder struct {
 
 // Kinds that are never purged with all others, and those that stay where they are.
 var (
-	keptKinds = []cache.Kind{"waivers", "waiversat", "connection", "audit"}
+	keptKinds = []cache.Kind{"waivers", "waiversat", "connection", "audit", "source", "hook", "dead", "again"}
 	ownKinds  = []cache.Kind{"lease", "fence"}
 )
 
@@ -180,7 +180,7 @@ func (o cacheOrder) entry(ctx context.Context, s cache.Walker) (entryText, error
 func (o cacheOrder) purge(ctx context.Context, s cache.Walker) (purged, error) {
 	p := purged{DryRun: o.DryRun}
 	if slices.Contains(keptKinds, o.Kind) || slices.Contains(ownKinds, o.Kind) {
-		return p, fmt.Errorf("%s are not purged: see sluice waiver remove and sluice connection remove; leases and the audit log end by themselves", o.Kind)
+		return p, fmt.Errorf("%s are not purged: see sluice waiver remove and sluice connection remove; leases, the audit log and what webhooks are to get end by themselves", o.Kind)
 	}
 	var keys []cache.Key
 	if o.Key != "" {

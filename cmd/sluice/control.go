@@ -59,6 +59,9 @@ func (h *house) controlServer() (*server, error) {
 	mux.HandleFunc("GET "+reevaluationPath, h.serveReevaluation)
 	mux.HandleFunc("GET "+auditPath, h.serveAudit)
 	mux.HandleFunc("POST "+reloadPath, h.serveReload)
+	mux.HandleFunc("GET "+eventsPath, h.serveEvents)
+	mux.HandleFunc("GET "+deadPath, h.serveDead)
+	mux.HandleFunc("POST "+retryPath, h.serveRetry)
 	s := &server{Server: newServer(mux, h.log), listener: l}
 	s.ConnContext = withPeer
 	return s, nil

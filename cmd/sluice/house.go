@@ -31,6 +31,7 @@ import (
 	"github.com/sluicegate/sluice/proxy/connection"
 	"github.com/sluicegate/sluice/proxy/limit"
 	"github.com/sluicegate/sluice/proxy/upstream"
+	"github.com/sluicegate/sluice/proxy/webhook"
 	"github.com/sluicegate/sluice/scan"
 	"github.com/sluicegate/sluice/scan/layer"
 	"github.com/sluicegate/sluice/scan/vuln"
@@ -61,7 +62,8 @@ type house struct {
 	decisions   *decisionlog.Log // nil for none
 	connections *connection.Vault
 	gateway     *proxy.Gateway
-	tracing     *tracing // nil where nobody asked for traces
+	hooks       *webhook.Sender // nil for none
+	tracing     *tracing        // nil where nobody asked for traces
 
 	building atomic.Pointer[string] // what is still waited for; "" once everything above is there
 	warm     atomic.Pointer[string] // "" once a worker is warm, else why none is
@@ -155,6 +157,9 @@ func (h *house) build(ctx context.Context) (err error) {
 		h.closers = append(h.closers, h.tracing.close)
 	}
 	if err := h.openGateway(); err != nil {
+		return err
+	}
+	if err := h.openHooks(); err != nil {
 		return err
 	}
 	h.waitsFor("")

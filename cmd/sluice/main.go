@@ -116,7 +116,7 @@ Exit status: 0 fine, 1 the answer is no, 2 usage, 3 could not find out.`,
 	root.AddCommand(
 		serveCommand(g), demoCommand(g), connectionCommand(g), scanCommand(g), verdictCommand(g),
 		policyCommand(g), waiverCommand(g),
-		dbCommand(g), cacheCommand(g), auditCommand(g), reloadCommand(g), clientConfigCommand(g), healthcheckCommand(g), versionCommand(g), workerCommand(),
+		dbCommand(g), cacheCommand(g), auditCommand(g), eventsCommand(g), reloadCommand(g), clientConfigCommand(g), healthcheckCommand(g), versionCommand(g), workerCommand(),
 	)
 	wrapArgs(root)
 	return root

@@ -154,12 +154,15 @@ func (h *house) shutDown(ctx context.Context, wait bool, servers []*server) {
 
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
-	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions, "audit of policies": h.auditPolicies}
+	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions, "audit of policies": h.auditPolicies, "what ends": h.followEnds}
 	if h.load != nil {
 		watched["configuration"] = h.followConfig(h.path)
 	}
 	for dir, engine := range h.policies {
 		watched["policies "+h.policyName(dir)] = engine.Run
+	}
+	if h.hooks != nil {
+		watched["webhooks"] = h.hooks.Run
 	}
 	if h.bundle.mirror != nil {
 		watched["policy.bundle"] = h.bundle.mirror.Run

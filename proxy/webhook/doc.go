@@ -16,7 +16,7 @@
 //	Sluice-Signature: t=1767225600,v1=9b1c…
 //
 //	{"specversion":"1.0","id":"5f0c9a…","source":"urn:uuid:…","type":"dev.sluice.pull.denied",
-//	 "subject":"cgr.dev/acme/web@sha256:…","time":"…","datacontenttype":"application/json","data":{…}}
+//	 "subject":"cgr.dev/acme/web:1@sha256:…","time":"…","datacontenttype":"application/json","data":{…}}
 //
 // The body is a CloudEvent (proxy.CloudEvent) in structured mode, its data what
 // /api/v1/events lists. Any 2xx takes it. Whatever else is tried again: a redirect is not
