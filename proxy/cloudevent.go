@@ -10,8 +10,8 @@ const CloudType = "dev.sluice."
 type CloudEvent struct {
 	SpecVersion     string    `json:"specversion"`
 	ID              string    `json:"id"`
-	Source          string    `json:"source"` // a URN, the same of all gateways that share a Store
-	Type            string    `json:"type"`   // dev.sluice.verdict.changed
+	Source          string    `json:"source"`            // a URN, the same of all gateways that share a Store
+	Type            string    `json:"type"`              // dev.sluice.verdict.changed
 	Subject         string    `json:"subject,omitempty"` // cgr.dev/acme/web:1@sha256:…
 	Time            time.Time `json:"time"`
 	DataContentType string    `json:"datacontenttype"`

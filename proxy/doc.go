@@ -44,6 +44,14 @@
 // An image that was last denied stays denied while its verdict is missing, whatever took
 // it away; one last allowed stays so for a quarter of an hour after a new database.
 //
+// # Events
+//
+// What happens is kept in the Store by hour, for 30 days, each under an ID of what it is
+// about, so that replicas raise it once. A pull only puts its events in a queue of 256,
+// which a goroutine empties; past it they are dropped and counted, and so are those past
+// 300 an hour of a type. A denial is told once an hour to each caller, image and revision of
+// the policies. Package webhook sends events out, /api/v1/events lists and streams them.
+//
 // # Upstreams
 //
 // A request is for the upstream that ?ns= names, else for the one whose configured name
