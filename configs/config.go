@@ -233,6 +233,12 @@ type Upstream struct {
 	// changes: a new token needs no restart. The environment's token comes before it,
 	// and one set by `sluice connection set` after it. Default "", none.
 	CredentialsDir string `yaml:"credentials_dir"`
+	// CredentialHelpers lets a docker configuration in credentials_dir name a credential
+	// helper, a program docker-credential-NAME in PATH, which is then run. Default false.
+	CredentialHelpers bool `yaml:"credential_helpers"`
+	// OIDC has no pull token stored at all: a token of the platform is exchanged for one of
+	// the registry. It comes after the environment and credentials_dir. Default: none.
+	OIDC Exchange `yaml:"oidc"`
 	// CAFile is a PEM file of authorities that this registry's certificate may come
 	// from, in place of the system's. Default "", the system's.
 	CAFile string `yaml:"ca_file"`
@@ -257,6 +263,23 @@ type Upstream struct {
 	// too early waits. How many are sent at once follows from gate.pulls. Default 0, as many
 	// as need be.
 	Requests int `yaml:"requests"`
+}
+
+// An Exchange is an assumed identity of Chainguard's in place of a pull token.
+type Exchange struct {
+	// TokenFile is a file with the platform's token, such as a projected one of a Kubernetes
+	// service account with the audience issuer.enforce.dev. It is read at each exchange.
+	// Default "", no exchange.
+	TokenFile string `yaml:"token_file"`
+	// Identity is the path of the identity to assume, as `chainctl iam identities list`
+	// shows it. Required with token_file.
+	Identity string `yaml:"identity"`
+	// Issuer exchanges tokens. Default "", https://issuer.enforce.dev.
+	Issuer string `yaml:"issuer"`
+	// Audience is what the registry wants in a token. Default "", the upstream's name.
+	Audience string `yaml:"audience"`
+	// CAFile is a PEM file of authorities for the issuer, in place of the system's. Default "".
+	CAFile string `yaml:"ca_file"`
 }
 
 // Gate holds the gate's settings.

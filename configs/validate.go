@@ -163,6 +163,10 @@ func (v *validation) upstreams(c Config) {
 		}
 		v.globs(key+".allow", u.Name, u.Allow)
 		v.globs(key+".deny", u.Name, u.Deny)
+		v.check(!u.CredentialHelpers || u.CredentialsDir != "", key+".credential_helpers", "is for the docker configuration in credentials_dir, which is not set")
+		v.check((u.OIDC.TokenFile == "") == (u.OIDC.Identity == ""), key+".oidc", "needs both token_file and identity, or neither")
+		v.check(u.OIDC.TokenFile != "" || u.OIDC == (Exchange{}), key+".oidc", "has settings, and token_file is not set")
+		v.secureURL(key+".oidc.issuer", u.OIDC.Issuer, false)
 		v.check(u.Requests >= 0, key+".requests", "must be 0 (as many as need be) or more, not %d", u.Requests)
 	}
 	v.check(seen[c.DefaultUpstream], "default_upstream", "%q is not the name of any of upstreams", c.DefaultUpstream)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,13 +34,13 @@ store; a running gateway uses it at once. One in the environment
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(connectionSet(g), connectionTest(g), connectionList(g), connectionRemove(g))
+	cmd.AddCommand(connectionSet(g), connectionTest(g), connectionList(g), connectionPromote(g), connectionRemove(g))
 	return cmd
 }
 
 func connectionSet(g *global) *cobra.Command {
 	var username, repository string
-	var stdin, force bool
+	var stdin, force, next bool
 	cmd := &cobra.Command{
 		Use:   "set UPSTREAM",
 		Short: "Try a pull token and keep it",
@@ -67,8 +68,17 @@ func connectionSet(g *global) *cobra.Command {
 				return &exitError{exitNo, errors.New("not saved, since the test failed; --force saves it all the same")}
 			}
 			return withVault(cmd.Context(), c, func(v api.Vault) error {
-				if err := v.Set(cmd.Context(), u.Name, creds); err != nil {
+				if next {
+					err = v.SetNext(cmd.Context(), u.Name, creds)
+				} else {
+					err = v.Set(cmd.Context(), u.Name, creds)
+				}
+				if err != nil {
 					return err
+				}
+				if next && g.output != "json" {
+					fmt.Fprintf(cmd.OutOrStdout(), "saved the next pull token for %s; it takes the current one's place when that ends or is refused, or by: sluice connection promote %s\n", u.Name, u.Name)
+					return notePrecedence(cmd, v, u.Name)
 				}
 				if g.output != "json" {
 					fmt.Fprintf(cmd.OutOrStdout(), "saved the pull token for %s\n", u.Name)
@@ -81,6 +91,7 @@ func connectionSet(g *global) *cobra.Command {
 	f.StringVar(&username, "username", "", "user name of the pull token")
 	f.BoolVar(&stdin, "password-stdin", false, "read the password from standard input")
 	f.StringVar(&repository, "repository", "", "repository to try to read, such as acme/python:latest")
+	f.BoolVar(&next, "next", false, "keep it beside the current one, whose place it takes when that ends or is refused")
 	f.BoolVar(&force, "force", false, "save it although the test failed")
 	return cmd
 }
@@ -163,6 +174,29 @@ func connectionList(g *global) *cobra.Command {
 	}
 }
 
+func connectionPromote(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "promote UPSTREAM",
+		Short: "Put the next pull token in the current one's place",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, u, err := g.upstreamOf(args[0])
+			if err != nil {
+				return err
+			}
+			return withVault(cmd.Context(), c, func(v api.Vault) error {
+				if err := v.Promote(cmd.Context(), u.Name); err != nil {
+					return err
+				}
+				if g.output != "json" {
+					fmt.Fprintf(cmd.OutOrStdout(), "the next pull token of %s is the current one now, and the other way around\n", u.Name)
+				}
+				return notePrecedence(cmd, v, u.Name)
+			})
+		},
+	}
+}
+
 func connectionRemove(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove UPSTREAM",
@@ -202,7 +236,7 @@ func notePrecedence(cmd *cobra.Command, v api.Vault, name string) error {
 	}
 	for _, i := range infos {
 		user, _ := connection.EnvNames(name)
-		where := map[string]string{connection.SourceEnvironment: "the environment (" + user + ")", connection.SourceFile: "credentials_dir"}[i.Source]
+		where := map[string]string{connection.SourceEnvironment: "the environment (" + user + ")", connection.SourceFile: "credentials_dir", connection.SourceOIDC: "oidc"}[i.Source]
 		if i.Upstream == name && where != "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "note: the pull token in %s comes first, and is the one in force\n", where)
 		}
@@ -245,13 +279,22 @@ func printExpiry(w io.Writer, i connection.Info) {
 func printConnections(w io.Writer, infos []connection.Info) {
 	rows := [][]string{{"UPSTREAM", "FROM", "USER", "ORGANISATION", "EXPIRES", "DAYS LEFT", "PROBLEM"}}
 	for _, i := range infos {
-		expires, left := "", ""
-		if i.DaysLeft != nil {
-			expires, left = i.Expires.UTC().Format(time.DateOnly), strconv.Itoa(*i.DaysLeft)
+		rows = append(rows, connectionRow(i))
+		if i.Next != nil {
+			next := *i.Next
+			next.Upstream = "  next"
+			rows = append(rows, connectionRow(next))
 		}
-		rows = append(rows, []string{i.Upstream, i.Source, clean(i.Username), i.Organisation, expires, left, clean(i.Problem)})
 	}
 	table(w, rows)
+}
+
+func connectionRow(i connection.Info) []string {
+	expires, left := "", ""
+	if i.DaysLeft != nil {
+		expires, left = i.Expires.UTC().Format(time.DateOnly), strconv.Itoa(*i.DaysLeft)
+	}
+	return []string{i.Upstream, i.Source, clean(i.Username), i.Organisation, expires, left, clean(cmp.Or(i.Problem, i.Refused))}
 }
 
 // upstreamOf returns the configured upstream of that name.

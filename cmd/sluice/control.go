@@ -106,6 +106,18 @@ func (c *control) Set(ctx context.Context, name string, creds upstream.Credentia
 	return c.call(ctx, http.MethodPut, "/"+url.PathEscape(name), body, nil)
 }
 
+func (c *control) SetNext(ctx context.Context, name string, creds upstream.Credentials) error {
+	body, err := json.Marshal(map[string]string{"username": creds.Username, "password": creds.Password})
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPut, "/"+url.PathEscape(name)+"?slot=next", body, nil)
+}
+
+func (c *control) Promote(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodPost, "/"+url.PathEscape(name)+"/promote", nil, nil)
+}
+
 func (c *control) Remove(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/"+url.PathEscape(name), nil, nil)
 }

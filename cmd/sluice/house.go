@@ -334,27 +334,39 @@ func openVault(c configs.Config, store cache.Store, log *slog.Logger) (*connecti
 		return nil, err
 	}
 	v := &connection.Vault{Store: store, Key: key, Log: log, Audit: &audit.Log{Store: store}}
-	v.Upstreams, v.Files, err = credentialFiles(c)
+	s, err := credentialSources(c)
+	v.Configure(s)
 	return v, err
 }
 
-// credentialFiles returns the names of a configuration's upstreams, and by name where the
-// credentials lie that are in files.
-func credentialFiles(c configs.Config) (names []string, files map[string]string, err error) {
-	files = map[string]string{}
+// credentialSources returns where the credentials of a configuration's upstreams come from.
+func credentialSources(c configs.Config) (s connection.Sources, err error) {
+	s = connection.Sources{Files: map[string]string{}, Helpers: map[string]bool{}, Exchanges: map[string]*connection.Exchange{}}
 	owners := map[string]string{}
 	for _, u := range c.Upstreams {
 		env, _ := connection.EnvNames(u.Name)
 		if other := owners[env]; other != "" && os.Getenv(env) != "" {
-			return nil, nil, fmt.Errorf("upstreams %s and %s would both log in with %s: remove it, and use credentials_dir or `sluice connection set`", other, u.Name, env)
+			return s, fmt.Errorf("upstreams %s and %s would both log in with %s: remove it, and use credentials_dir or `sluice connection set`", other, u.Name, env)
 		}
 		owners[env] = u.Name
-		names = append(names, u.Name)
+		s.Upstreams = append(s.Upstreams, u.Name)
+		s.Helpers[u.Name] = u.CredentialHelpers
 		if u.CredentialsDir != "" {
-			files[u.Name] = u.CredentialsDir
+			s.Files[u.Name] = u.CredentialsDir
 		}
+		if u.OIDC.TokenFile == "" {
+			continue
+		}
+		x := &connection.Exchange{
+			TokenFile: u.OIDC.TokenFile, Identity: u.OIDC.Identity,
+			Issuer: cmp.Or(u.OIDC.Issuer, "https://issuer.enforce.dev"), Audience: cmp.Or(u.OIDC.Audience, u.Name),
+		}
+		if x.RootCAs, err = certificates("oidc of upstream "+u.Name, u.OIDC.CAFile); err != nil {
+			return s, err
+		}
+		s.Exchanges[u.Name] = x
 	}
-	return names, files, nil
+	return s, nil
 }
 
 func (h *house) openGateway() error {
@@ -429,6 +441,9 @@ func (h *house) registry(u configs.Upstream) (*upstream.Registry, error) {
 		return nil, err
 	}
 	r.Credentials = h.connections.For(u.Name)
+	r.Refused = func(ctx context.Context, c upstream.Credentials, unauthorized bool) bool {
+		return h.connections.Refused(ctx, u.Name, c, unauthorized)
+	}
 	return r, nil
 }
 

@@ -161,14 +161,14 @@ func (h *house) change(old, now configs.Config) error {
 		s.Limits = limit.New(limitsOf(now.Limits))
 	}
 	s.Access = accessOf(now.Auth)
-	names, files, err := credentialFiles(now)
+	sources, err := credentialSources(now)
 	if err != nil {
 		return err
 	}
 	if s.Upstreams, err = h.upstreams(now, s.Upstreams); err != nil {
 		return err
 	}
-	h.connections.Configure(names, files)
+	h.connections.Configure(sources)
 	if err := h.gateway.Change(s); err != nil {
 		return err
 	}
@@ -270,6 +270,7 @@ func find(us []configs.Upstream, name string) (u configs.Upstream) {
 func sameRegistry(a, b configs.Upstream) bool {
 	for _, u := range []*configs.Upstream{&a, &b} {
 		u.PolicyDir, u.TagTTL, u.Allow, u.Deny, u.CredentialsDir = "", nil, nil, nil, ""
+		u.CredentialHelpers, u.OIDC = false, configs.Exchange{}
 	}
 	return reflect.DeepEqual(a, b)
 }

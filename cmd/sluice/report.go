@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/proxy/connection"
+	"github.com/sluicegate/sluice/proxy/upstream"
 	"github.com/sluicegate/sluice/scan"
 	"github.com/sluicegate/sluice/scan/vuln"
 )
@@ -74,6 +76,9 @@ func (h *house) tokenCheck(ctx context.Context, name string) (c check, worth boo
 		return c, true
 	}
 	i := connection.Describe(name, creds, time.Now())
+	if c.Detail = h.refusal(name, creds); c.Detail != "" {
+		return c, true
+	}
 	switch i.Urgency(time.Now()) {
 	case connection.Soon, connection.Urgent:
 		c.Detail = "ends " + i.Expires.UTC().Format(time.RFC3339) + ": set a new one"
@@ -83,6 +88,51 @@ func (h *house) tokenCheck(ctx context.Context, name string) (c check, worth boo
 		return c, false
 	}
 	return c, true
+}
+
+// tokenMetrics measures the pull tokens of the upstreams that there are now.
+type tokenMetrics struct{ h *house }
+
+var (
+	tokenExpiry   = prometheus.NewDesc("sluice_pull_token_expiry_timestamp_seconds", "When the pull token in force ends, 0 where it doesn't say.", []string{"upstream"}, nil)
+	tokenReadable = prometheus.NewDesc("sluice_pull_token_readable", "1 while the source of the pull token can be read.", []string{"upstream"}, nil)
+	tokenRefused  = prometheus.NewDesc("sluice_pull_token_refused", "1 while the registry isn't asked with the pull token in force, since it has refused it.", []string{"upstream"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m tokenMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- tokenExpiry
+	to <- tokenReadable
+	to <- tokenRefused
+}
+
+// Collect implements prometheus.Collector.
+func (m tokenMetrics) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), measureTimeout)
+	defer cancel()
+	for _, u := range m.h.current().Upstreams {
+		expires := 0.0
+		creds, err := m.h.connections.Credentials(ctx, u.Name)
+		if i := connection.Describe(u.Name, creds, time.Now()); err == nil && !i.Expires.IsZero() {
+			expires = float64(i.Expires.Unix())
+		}
+		info, problem := m.h.connections.Info(ctx, u.Name)
+		for desc, v := range map[*prometheus.Desc]float64{
+			tokenExpiry: expires, tokenReadable: oneIf(problem == nil && info.Problem == ""), tokenRefused: oneIf(m.h.refusal(u.Name, creds) != ""),
+		} {
+			to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, u.Name)
+		}
+	}
+}
+
+// refusal says why an upstream's registry is not asked with a token, "" where it is.
+func (h *house) refusal(name string, creds upstream.Credentials) string {
+	for _, u := range h.gateway.Settings().Upstreams {
+		if until, err := u.Registry.Refusal(creds); u.Name == name && err != nil {
+			return fmt.Sprintf("the registry refuses it (%v); it is tried again at %s, or with another one", err, until.UTC().Format(time.RFC3339))
+		}
+	}
+	return ""
 }
 
 // A gauge is one measurement, taken when it is asked for.
@@ -174,18 +224,5 @@ func (h *house) measure() {
 		h.metrics.MustRegister(gauge("sluice_policy_load_failed", "1 while the newest policies, waivers or kill list can't be loaded, and the last good ones decide.",
 			prometheus.Labels{"policies": h.policyName(dir)}, func() float64 { return oneIf(h.policies[dir].Status().LastError != "") }))
 	}
-	for _, u := range h.config.Upstreams {
-		h.metrics.MustRegister(
-			gauge("sluice_pull_token_expiry_timestamp_seconds", "When the pull token in force ends, 0 where it doesn't say.", prometheus.Labels{"upstream": u.Name}, within(func(ctx context.Context) float64 {
-				creds, err := h.connections.Credentials(ctx, u.Name)
-				if i := connection.Describe(u.Name, creds, time.Now()); err == nil && !i.Expires.IsZero() {
-					return float64(i.Expires.Unix())
-				}
-				return 0
-			})),
-			gauge("sluice_pull_token_readable", "1 while the source of the pull token can be read.", prometheus.Labels{"upstream": u.Name}, within(func(ctx context.Context) float64 {
-				i, err := h.connections.Info(ctx, u.Name)
-				return oneIf(err == nil && i.Problem == "")
-			})))
-	}
+	h.metrics.MustRegister(tokenMetrics{h})
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/connection"
@@ -20,6 +21,8 @@ const maxConnection = 64 << 10
 // A Vault keeps pull tokens.
 type Vault interface {
 	Set(ctx context.Context, name string, c upstream.Credentials) error
+	SetNext(ctx context.Context, name string, c upstream.Credentials) error
+	Promote(ctx context.Context, name string) error
 	Remove(ctx context.Context, name string) error
 	List(ctx context.Context) ([]connection.Info, error)
 }
@@ -29,7 +32,8 @@ type Vault interface {
 // protects.
 //
 //	GET    /api/v1/connections                         every connection, never a password
-//	PUT    /api/v1/connections/{upstream}              {"username": …, "password": …}
+//	PUT    /api/v1/connections/{upstream}[?slot=next]  {"username": …, "password": …}
+//	POST   /api/v1/connections/{upstream}/promote      the next token takes the current one's place
 //	DELETE /api/v1/connections/{upstream}
 //	POST   /api/v1/connections/{upstream}/test?repository=…
 type Connections struct {
@@ -42,14 +46,40 @@ type Connections struct {
 func (c *Connections) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/connections", c.answer(func(r *http.Request, _ *upstream.Registry) (any, error) {
-		return c.Vault.List(r.Context())
+		infos, err := c.Vault.List(r.Context())
+		for i := range infos {
+			c.noteRefusal(r.Context(), &infos[i])
+		}
+		return infos, err
 	}))
 	mux.HandleFunc("PUT /api/v1/connections/{upstream}", c.answer(c.set))
 	mux.HandleFunc("DELETE /api/v1/connections/{upstream}", c.answer(func(r *http.Request, _ *upstream.Registry) (any, error) {
 		return struct{}{}, c.Vault.Remove(r.Context(), r.PathValue("upstream"))
 	}))
 	mux.HandleFunc("POST /api/v1/connections/{upstream}/test", c.answer(c.test))
+	mux.HandleFunc("POST /api/v1/connections/{upstream}/promote", c.answer(func(r *http.Request, _ *upstream.Registry) (any, error) {
+		err := c.Vault.Promote(r.Context(), r.PathValue("upstream"))
+		if errors.Is(err, connection.ErrNoNext) {
+			err = &proxy.Error{Status: http.StatusNotFound, Code: "UNSUPPORTED", Message: connection.ErrNoNext.Error()}
+		}
+		return struct{}{}, err
+	}))
 	return mux
+}
+
+// noteRefusal says of a connection that the registry refuses it, while it does.
+func (c *Connections) noteRefusal(ctx context.Context, i *connection.Info) {
+	registry := c.Registry(i.Upstream)
+	if registry == nil || registry.Credentials == nil {
+		return
+	}
+	creds, err := registry.Credentials(ctx)
+	if err != nil {
+		return
+	}
+	if until, err := registry.Refusal(creds); err != nil {
+		i.Refused = err.Error() + "; tried again at " + until.UTC().Format(time.RFC3339)
+	}
 }
 
 func (c *Connections) answer(do func(*http.Request, *upstream.Registry) (any, error)) http.HandlerFunc {
@@ -91,7 +121,13 @@ func (c *Connections) set(r *http.Request, registry *upstream.Registry) (any, er
 	if json.Unmarshal(b, &in) != nil || in.Username == "" || in.Password == "" { // its error would quote the password
 		return nil, &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: "want a JSON object with username and password"}
 	}
-	return struct{}{}, c.Vault.Set(r.Context(), registry.Name, upstream.Credentials(in))
+	switch r.URL.Query().Get("slot") {
+	case "", "current":
+		return struct{}{}, c.Vault.Set(r.Context(), registry.Name, upstream.Credentials(in))
+	case "next":
+		return struct{}{}, c.Vault.SetNext(r.Context(), registry.Name, upstream.Credentials(in))
+	}
+	return nil, &proxy.Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: "slot must be current or next"}
 }
 
 func (c *Connections) test(r *http.Request, registry *upstream.Registry) (any, error) {

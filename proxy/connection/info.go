@@ -40,6 +40,8 @@ type Info struct {
 	DaysLeft     *int      `json:"days_left,omitempty"`
 	Set          time.Time `json:"set,omitzero"` // when it was stored
 	Problem      string    `json:"problem,omitempty"`
+	Next         *Info     `json:"next,omitempty"`    // what takes its place
+	Refused      string    `json:"refused,omitempty"` // why the registry refuses it, while it is not asked again
 }
 
 // Describe says what can be told of credentials offline.

@@ -2,6 +2,7 @@ package connection
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -135,10 +136,18 @@ func parseJSON(path string, b []byte, name string) (upstream.Credentials, error)
 		}
 		return checked(path, user, strings.TrimRight(pass, "\x00"))
 	}
-	if doc.CredsStore != "" || doc.CredHelpers[name] != "" {
-		return upstream.Credentials{}, fmt.Errorf("%s: leaves %s to a credential helper, and sluice runs none; put the pull token into the file, or use: sluice connection set", path, name)
+	if helper := cmp.Or(doc.CredHelpers[name], doc.CredsStore); helper != "" {
+		return upstream.Credentials{}, &helperError{path, name, helper}
 	}
 	return upstream.Credentials{}, fmt.Errorf("%s: has no entry for %s", path, name)
+}
+
+// A helperError is the error for a docker configuration that leaves an upstream to a
+// credential helper.
+type helperError struct{ path, name, helper string }
+
+func (e *helperError) Error() string {
+	return fmt.Sprintf("%s: leaves %s to a credential helper, and sluice runs none unless credential_helpers of the upstream is true; or put the pull token into the file, or use: sluice connection set", e.path, e.name)
 }
 
 // dockerKeys are the spellings of an upstream in a docker configuration.

@@ -27,6 +27,7 @@ const (
 	SourceEnvironment = "environment"
 	SourceFile        = "file"
 	SourceStore       = "store"
+	SourceOIDC        = "oidc" // an Exchange
 	SourceNone        = "none" // anonymous
 )
 
@@ -48,6 +49,12 @@ type Vault struct {
 	Upstreams []string
 	// Files names a folder or file with credentials, by upstream. Default nil, none.
 	Files map[string]string
+	// Helpers are the upstreams for which a docker configuration may name a credential
+	// helper, which is then run. Default nil, none.
+	Helpers map[string]bool
+	// Exchanges are how credentials are had without a stored token, by upstream. Default
+	// nil, none.
+	Exchanges map[string]*Exchange
 	// Getenv is asked for the environment's credentials. Default nil, os.Getenv.
 	Getenv func(string) string
 	// Now is the clock. Default nil, time.Now.
@@ -58,9 +65,13 @@ type Vault struct {
 	Audit *audit.Log
 
 	reads  singleflight.Group
-	mu     sync.Mutex // guards known and writes, and Upstreams and Files
+	mu     sync.Mutex // guards what follows, and Upstreams, Files, Helpers and Exchanges
 	known  map[string]reading
 	writes int // by Set and Remove; a reading that one overtook is not fresh
+
+	exchanged map[string]exchanged
+	helped    map[string]helped
+	refused   map[string]refusal
 }
 
 // A reading is the credentials in force for an upstream.
@@ -84,22 +95,19 @@ type record struct {
 // force in this process when Set returns, elsewhere a second later, unless the
 // environment or a file has credentials for that upstream.
 func (v *Vault) Set(ctx context.Context, name string, c upstream.Credentials) error {
+	return v.set(ctx, name, name, c)
+}
+
+// set seals credentials of an upstream into a field.
+func (v *Vault) set(ctx context.Context, name, field string, c upstream.Credentials) error {
 	if name == "" {
 		return errors.New("set connection: no upstream is named")
 	}
 	if err := check(c); err != nil {
 		return fmt.Errorf("set connection %s: %w", name, err)
 	}
-	plain, err := json.Marshal(record{c.Username, c.Password, v.now().UTC()})
-	if err != nil {
-		return fmt.Errorf("set connection %s: %w", name, err)
-	}
-	sealed, err := v.Key.seal(name, plain)
-	if err != nil {
-		return fmt.Errorf("set connection %s: %w", name, err)
-	}
 	defer v.forget(name)
-	if err := v.Store.PutField(ctx, storeKey(), name, sealed, 0); err != nil {
+	if err := v.put(ctx, field, record{c.Username, c.Password, v.now().UTC()}); err != nil {
 		return fmt.Errorf("set connection %s: %w", name, err)
 	}
 	info := Describe(name, c, v.now())
@@ -107,26 +115,42 @@ func (v *Vault) Set(ctx context.Context, name string, c upstream.Credentials) er
 	if !info.Expires.IsZero() {
 		detail += ", ends " + info.Expires.UTC().Format(time.RFC3339)
 	}
-	return v.Audit.Write(ctx, "connection.set", name, detail)
+	action := "connection.set"
+	if isNext(field) {
+		action = "connection.set-next"
+	}
+	return v.Audit.Write(ctx, action, name, detail)
 }
 
-// Configure puts other Upstreams and Files in force, in a running gateway.
-func (v *Vault) Configure(upstreams []string, files map[string]string) {
+// Sources are where the credentials of upstreams come from: Upstreams, Files, Helpers and
+// Exchanges of a Vault.
+type Sources struct {
+	Upstreams []string
+	Files     map[string]string
+	Helpers   map[string]bool
+	Exchanges map[string]*Exchange
+}
+
+// Configure puts other sources in force, in a running gateway.
+func (v *Vault) Configure(s Sources) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.Upstreams, v.Files = upstreams, files
+	v.Upstreams, v.Files, v.Helpers, v.Exchanges = s.Upstreams, s.Files, s.Helpers, s.Exchanges
+	v.exchanged, v.helped = nil, nil
 	for name, r := range v.known {
 		r.tried = time.Time{} // so that it is read anew
 		v.known[name] = r
 	}
 }
 
-// Remove removes the stored credentials of an upstream; that there are none is no
+// Remove removes the stored credentials of an upstream, the next ones too; that there are none is no
 // error. What the environment or a file holds stays in force.
 func (v *Vault) Remove(ctx context.Context, name string) error {
 	defer v.forget(name)
-	if err := v.Store.DeleteField(ctx, storeKey(), name); err != nil {
-		return fmt.Errorf("remove connection %s: %w", name, err)
+	for _, field := range []string{nextPrefix + name, name} {
+		if err := v.Store.DeleteField(ctx, storeKey(), field); err != nil {
+			return fmt.Errorf("remove connection %s: %w", name, err)
+		}
 	}
 	return v.Audit.Write(ctx, "connection.remove", name, "")
 }
@@ -152,6 +176,7 @@ func (v *Vault) List(ctx context.Context) ([]Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list connections: %w", err)
 	}
+	maps.DeleteFunc(stored, func(field string, _ []byte) bool { return isNext(field) })
 	v.mu.Lock()
 	names := slices.Concat(v.Upstreams, slices.Collect(maps.Keys(stored)), slices.Collect(maps.Keys(v.Files)))
 	v.mu.Unlock()
@@ -176,6 +201,9 @@ func (v *Vault) Info(ctx context.Context, name string) (Info, error) {
 	r, err := v.current(ctx, name)
 	info := Describe(name, r.creds, v.now())
 	info.Source, info.Set = r.source, r.set
+	if r.source == SourceStore {
+		info.Next = v.nextInfo(ctx, name)
+	}
 	if err == nil && r.err != nil {
 		info.Problem = r.err.Error() + "; what was read before stays in force for a while"
 	}
@@ -260,8 +288,15 @@ func (v *Vault) read(ctx context.Context, name string) (c upstream.Credentials, 
 	path := v.Files[name]
 	v.mu.Unlock()
 	if path != "" {
-		c, err = fromFile(path, name)
+		c, err = v.fromFile(ctx, path, name)
 		return c, SourceFile, set, err
+	}
+	v.mu.Lock()
+	x := v.Exchanges[name]
+	v.mu.Unlock()
+	if x != nil {
+		c, err = v.exchange(ctx, name, x)
+		return c, SourceOIDC, set, err
 	}
 	rec, err := v.stored(ctx, name)
 	if err != nil {
@@ -270,16 +305,50 @@ func (v *Vault) read(ctx context.Context, name string) (c upstream.Credentials, 
 	if rec == nil {
 		return c, SourceNone, set, nil
 	}
+	rec = v.ended(ctx, name, rec)
 	return upstream.Credentials{Username: rec.Username, Password: rec.Password}, SourceStore, rec.Set, nil
 }
 
-// stored returns what is sealed for an upstream, nil where nothing is.
-func (v *Vault) stored(ctx context.Context, name string) (*record, error) {
+// fromFile is fromFile, with the help of a credential helper where that is allowed.
+func (v *Vault) fromFile(ctx context.Context, path, name string) (upstream.Credentials, error) {
+	c, err := fromFile(path, name)
+	var left *helperError
+	v.mu.Lock()
+	known, may := v.helped[name], v.Helpers[name]
+	v.mu.Unlock()
+	if !errors.As(err, &left) || !may {
+		return c, err
+	}
+	if known.helper == left.helper && v.now().Sub(known.at) < helperFor {
+		return known.creds, nil
+	}
+	if c, err = fromHelper(ctx, left.helper, name); err != nil {
+		return c, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.helped == nil {
+		v.helped = map[string]helped{}
+	}
+	v.helped[name] = helped{left.helper, c, v.now()}
+	return c, nil
+}
+
+// helped is what a credential helper said.
+type helped struct {
+	helper string
+	creds  upstream.Credentials
+	at     time.Time
+}
+
+// stored returns what is sealed in a field, the name of an upstream or nextPrefix and that;
+// nil where nothing is.
+func (v *Vault) stored(ctx context.Context, field string) (*record, error) {
 	fields, err := v.Store.Fields(ctx, storeKey())
-	if err != nil || fields[name] == nil {
+	if err != nil || fields[field] == nil {
 		return nil, err
 	}
-	plain, err := v.Key.unseal(name, fields[name])
+	plain, err := v.Key.unseal(field, fields[field])
 	if err != nil {
 		return nil, err
 	}

@@ -157,6 +157,19 @@ func (r *Registry) attempt(ctx context.Context, c call) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
+	resp, err := r.attemptAs(ctx, c, u, creds)
+	if !errors.Is(err, errReplaced) {
+		return resp, err
+	}
+	if creds, err = r.credentials(ctx); err != nil {
+		return nil, err
+	}
+	return r.attemptAs(ctx, c, u, creds)
+}
+
+// attemptAs is attempt with credentials. Its error wraps errReplaced where others are in
+// force meanwhile.
+func (r *Registry) attemptAs(ctx context.Context, c call, u *url.URL, creds Credentials) (*http.Response, error) {
 	known := r.challenge.Load()
 	auth, err := r.authorize(ctx, known, creds, c.scope)
 	if err != nil {
@@ -182,6 +195,9 @@ func (r *Registry) attempt(ctx context.Context, c call) (*http.Response, error) 
 	}
 	err = r.answerError(c.op, u, resp, creds, auth.header)
 	r.pauses.note(c, err)
+	if resp.StatusCode == http.StatusUnauthorized && auth.header == creds.basic() && r.replaced(ctx, creds, err) {
+		err = fmt.Errorf("%w: %w", errReplaced, err)
+	}
 	return nil, err
 }
 

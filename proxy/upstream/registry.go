@@ -32,6 +32,10 @@ type Registry struct {
 	// pull token is used at once; it should be quick. Zero credentials, or a nil
 	// func, are anonymous.
 	Credentials func(context.Context) (Credentials, error)
+	// Refused, if not nil, is told of credentials that the token endpoint, or with Basic the
+	// registry, has refused, by 401 or else 403. It reports whether Credentials returns others
+	// now, with which the request is made once more.
+	Refused func(ctx context.Context, c Credentials, unauthorized bool) bool
 	// RealmHosts are hosts ("auth.example.com" or "auth.example.com:8443"), beside the
 	// registry's own, whose token endpoint may be given the credentials.
 	RealmHosts []string

@@ -22,7 +22,8 @@ const (
 	defaultLife   = 60 * time.Second // of a token that doesn't say, after the distribution token specification
 	leastLife     = 10 * time.Second // so that a token endpoint with a wrong clock is not asked for each request
 	mostLife      = 24 * time.Hour
-	refusalMemory = 10 * time.Second // for which refused credentials are not tried again
+	refusalMemory = 10 * time.Second // for which refused credentials are not tried again, doubled each time
+	mostRefusal   = 5 * time.Minute  // up to this
 	tokenTimeout  = time.Minute      // of one token's fetch, repetitions included
 )
 
@@ -36,6 +37,7 @@ type tokenKey struct {
 type token struct {
 	value   string
 	refusal error
+	times   int // that it was refused in a row
 	fetched time.Time
 	renew   time.Time // when it is not used any more
 	expires time.Time
@@ -51,8 +53,62 @@ type tokens struct {
 func (t *tokens) get(k tokenKey, now time.Time) (token, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	tok, ok := t.kept[k]
+	if tok, ok := t.kept[k]; ok && now.Before(tok.renew) {
+		return tok, true
+	}
+	tok, ok := t.kept[tokenKey{k.by, allScopes}]
 	return tok, ok && now.Before(tok.renew)
+}
+
+// allScopes stands for the refusal of credentials for whatever they are used.
+const allScopes = "*"
+
+// refuse remembers that credentials were refused for a scope. A 401 to those which have no
+// good token for another is meant for all: so the registry isn't asked for each repository
+// in turn, which may lock the account out.
+func (t *tokens) refuse(k tokenKey, err error, now time.Time) token {
+	var e *Error
+	if errors.As(err, &e) && e.Status == http.StatusUnauthorized && !t.good(k.by, now) {
+		k.scope = allScopes
+	}
+	t.mu.Lock()
+	times := t.kept[k].times
+	t.mu.Unlock()
+	tok := token{refusal: err, times: times + 1, fetched: now, renew: now.Add(min(refusalMemory<<min(times, 8), mostRefusal))}
+	t.put(k, tok)
+	return tok
+}
+
+// good reports whether credentials have a token that is used.
+func (t *tokens) good(by generation, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, tok := range t.kept {
+		if k.by == by && tok.refusal == nil && now.Before(tok.renew) {
+			return true
+		}
+	}
+	return false
+}
+
+// accept remembers a token, and that its credentials are good.
+func (t *tokens) accept(k tokenKey, tok token) {
+	t.put(k, tok)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.kept, tokenKey{k.by, allScopes})
+}
+
+// Refusal returns why the registry refuses these credentials, and until when it is not asked
+// again with them; nil where it doesn't.
+func (r *Registry) Refusal(c Credentials) (until time.Time, err error) {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	tok, ok := r.tokens.kept[tokenKey{c.generation(), allScopes}]
+	if !ok || !time.Now().Before(tok.renew) {
+		return time.Time{}, nil
+	}
+	return tok.renew, tok.refusal
 }
 
 func (t *tokens) put(k tokenKey, tok token) {
@@ -124,13 +180,15 @@ func (r *Registry) fetchTokenOnce(ctx context.Context, ch *challenge, creds Cred
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
 		defer cancel()
 		tok, err := r.fetchToken(ctx, ch, creds, key.scope)
-		if Denied(err) {
-			now := time.Now()
-			tok = token{refusal: err, fetched: now, renew: now.Add(refusalMemory)}
-		} else if err != nil {
+		switch {
+		case Denied(err) && r.replaced(ctx, creds, err):
+			return token{}, fmt.Errorf("%w: %w", errReplaced, err)
+		case Denied(err):
+			return r.tokens.refuse(key, err, time.Now()), nil
+		case err != nil:
 			return token{}, err
 		}
-		r.tokens.put(key, tok)
+		r.tokens.accept(key, tok)
 		return tok, nil
 	})
 	select {
@@ -142,6 +200,15 @@ func (r *Registry) fetchTokenOnce(ctx context.Context, ch *challenge, creds Cred
 	case <-ctx.Done():
 		return token{}, &Error{Op: opToken, URL: r.Name, Err: ctx.Err()}
 	}
+}
+
+// errReplaced is the error for credentials that were refused when others were in force.
+var errReplaced = errors.New("other credentials are in force now")
+
+// replaced reports whether others than the refused credentials are in force.
+func (r *Registry) replaced(ctx context.Context, creds Credentials, err error) bool {
+	var e *Error
+	return r.Refused != nil && !creds.Anonymous() && errors.As(err, &e) && r.Refused(ctx, creds, e.Status == http.StatusUnauthorized)
 }
 
 // fetchToken asks the token endpoint that ch names.
