@@ -93,6 +93,23 @@ func (f *front) newToken() (username, password string) {
 	return username, password
 }
 
+// addToken makes one more pull token that is good.
+func (f *front) addToken() (username, password string) {
+	username, password = proxytest.PullToken(time.Now().Add(20 * 24 * time.Hour))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accounts[username] = password
+	return username, password
+}
+
+// revoke makes a pull token useless, and every token that was given for any.
+func (f *front) revoke(username string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.accounts, username)
+	clear(f.tokens)
+}
+
 func (f *front) registry(w http.ResponseWriter, r *http.Request, proxy http.Handler) {
 	if r.URL.Path == "/token" {
 		f.giveToken(w, r)
