@@ -38,7 +38,7 @@ lint: ## gofmt, go vet, staticcheck; govulncheck where its database can be reach
 
 e2e: build ## install and drive the real clients and servers, and the conformance suite (Debian, root)
 	deploy/e2e/install.sh
-	SLUICE_BIN=$(CURDIR)/$(BIN)/sluice PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 \
+	SLUICE_SOAK=10m SLUICE_BIN=$(CURDIR)/$(BIN)/sluice PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 \
 	$(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 -v ./deploy/e2e
 	PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 $(GO) test -count=1 ./cache/redis ./cache/objects
 	PATH="$(TOOLS):$$PATH" CGO_ENABLED=0 $(GO) test -count=1 -run Redis ./proxy

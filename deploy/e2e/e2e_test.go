@@ -11,6 +11,7 @@ import (
 // TestEndToEnd tells the stories one after the other, in one scene.
 func TestEndToEnd(t *testing.T) {
 	s := newScene(t)
+	soak := s.beginSoak(t)
 	for _, story := range []struct {
 		name string
 		tell func(*testing.T)
@@ -35,6 +36,12 @@ func TestEndToEnd(t *testing.T) {
 	} {
 		t.Run(story.name, story.tell)
 	}
+	t.Run("soak", func(t *testing.T) {
+		if soak == nil {
+			t.Skip("no soak: SLUICE_SOAK=10m asks for one, which goes on beside the other stories")
+		}
+		soak.flat(t)
+	})
 	s.screens.show(t)
 }
 
