@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -262,6 +263,7 @@ func (v *Vault) refresh(ctx context.Context, name string) reading {
 		}
 	} else if had && old.creds != creds {
 		v.log().Info("credentials changed", "upstream", name, "source", source, "username", creds.Username)
+		v.auditChange(ctx, name, source, old, creds)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -273,6 +275,16 @@ func (v *Vault) refresh(ctx context.Context, name string) reading {
 	}
 	v.known[name] = r
 	return r
+}
+
+// auditChange keeps that credentials have changed which nobody has set here: those of a file.
+func (v *Vault) auditChange(ctx context.Context, name, source string, old reading, now upstream.Credentials) {
+	if source != SourceFile && old.source != SourceFile {
+		return
+	}
+	if err := v.Audit.Write(ctx, "connection.changed", name, "from "+old.source+" to "+source+", of "+cmp.Or(now.Username, "nobody")); err != nil {
+		v.log().Error("the change can't be written to the audit log", "upstream", name, "error", err)
+	}
 }
 
 // read asks the sources of an upstream in their order.
