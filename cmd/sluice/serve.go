@@ -244,7 +244,7 @@ func (h *house) mainServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Server: newServer(h.traffic.count(h.tracing.requests(h.handler())), h.log), listener: l}
+	s := &server{Server: newServer(h.traffic.count(h.tracing.requests(bounded(h.handler()))), h.log), listener: l}
 	if h.config.TLS.CertFile == "" {
 		return s, nil
 	}

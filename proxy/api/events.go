@@ -45,7 +45,7 @@ var (
 // Events of repositories that the caller may not see are left out.
 func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Caller) error {
 	may := func(e proxy.Event) bool {
-		repository, _, _ := strings.Cut(e.Image.Reference, "@")
+		repository := repositoryOf(e.Image.Reference)
 		return repository == "" || h.May == nil || h.May(caller, repository)
 	}
 	since := time.Time{}
@@ -76,6 +76,15 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Cal
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	return s.run(r.Context())
+}
+
+// repositoryOf returns what comes before tag and digest in a reference.
+func repositoryOf(reference string) string {
+	name, _, _ := strings.Cut(reference, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name = name[:i]
+	}
+	return name
 }
 
 // listEvents sends a list, of CloudEvents where there is a source.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/api"
+	"github.com/sluicegate/sluice/proxy/auth"
 )
 
 // diary is an event log in memory.
@@ -222,5 +223,30 @@ func TestEventsStreamsEnd(t *testing.T) {
 		if id := next(); id != "" {
 			t.Errorf("an event %q", id)
 		}
+	}
+}
+
+// TestEventsOfOthers leaves out what the caller may not see, whatever tag it has.
+func TestEventsOfOthers(t *testing.T) {
+	d := &diary{}
+	for i, ref := range []string{"cgr.dev/acme/web:1@sha256:aa", "cgr.dev/acme/web@sha256:aa", "registry.test:5000/acme/web:1@sha256:aa", "cgr.dev/other/web:1@sha256:aa", ""} {
+		d.es = append(d.es, proxy.Event{ID: fmt.Sprint(i), Time: time.Now(), Type: proxy.VerdictChanged, Image: proxy.Subject{Reference: ref}})
+	}
+	h := &api.Handler{Gateway: &oracle{}, Events: d, Admit: admit(true), Log: slog.New(slog.DiscardHandler),
+		May: func(_ auth.Caller, repository string) bool {
+			return repository == "cgr.dev/acme/web" || repository == "registry.test:5000/acme/web"
+		}}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/api/v1/events", nil))
+	var es []proxy.Event
+	if err := json.Unmarshal(w.Body.Bytes(), &es); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, e := range es {
+		ids = append(ids, e.ID)
+	}
+	if got := strings.Join(ids, ""); got != "0124" {
+		t.Errorf("shown %s, want 0, 1, 2 and 4", got)
 	}
 }
