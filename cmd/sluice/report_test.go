@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/configs"
+	"github.com/sluicegate/sluice/proxy"
 	"github.com/sluicegate/sluice/proxy/connection"
 	"github.com/sluicegate/sluice/proxy/proxytest"
 )
@@ -19,7 +20,7 @@ func TestTokenEnds(t *testing.T) {
 	var log bytes.Buffer
 	var user, password string
 	now := time.Now() // the vault's, which looks again every second
-	h := &house{log: slog.New(slog.NewTextHandler(&log, nil)), config: configs.Default()}
+	h := &house{log: slog.New(slog.NewTextHandler(&log, nil)), config: configs.Default(), gateway: &proxy.Gateway{}}
 	h.connections = &connection.Vault{Store: &cache.Memory{}, Now: func() time.Time { now = now.Add(time.Minute); return now }, Getenv: func(name string) string {
 		return map[string]string{"SLUICE_CGR_DEV_USERNAME": user, "SLUICE_CGR_DEV_PASSWORD": password}[name]
 	}}
