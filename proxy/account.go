@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -69,8 +70,11 @@ func (a *account) waited(start time.Time) {
 	a.held += time.Since(start)
 }
 
-// logRequest writes the access line of a request.
+// logRequest measures a request, and writes its access line.
 func (g *Gateway) logRequest(w *meter, r *http.Request, a *account) {
+	a.mu.Lock()
+	g.Metrics.requestTime.WithLabelValues(string(w.resource), cmp.Or(a.decision, "none")).Observe(time.Since(a.began).Seconds())
+	a.mu.Unlock()
 	if !g.AccessLog || !g.Log.Enabled(r.Context(), slog.LevelInfo) {
 		return
 	}

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"cmp"
 	"log/slog"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +33,12 @@ type Metrics struct {
 	stepSeconds   *prometheus.HistogramVec
 	delaySeconds  prometheus.Histogram
 	limited       prometheus.Counter
+	requestTime   *prometheus.HistogramVec
+	upstreamTime  *prometheus.HistogramVec
+	violations    *prometheus.CounterVec
+
+	mu            sync.Mutex      // guards named
+	named         map[string]bool // policies that have a label
 	events        *prometheus.CounterVec
 	eventsDropped *prometheus.CounterVec
 }
@@ -67,6 +76,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Time that the steps of a scan take, by step; fetch and guard once for each layer.", Buckets: finer}, []string{"step"})
 	m.delaySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_decision_delay_seconds",
 		Help: "Time from the last byte of an image that upstream sent to the decision about it, where there was a verdict.", Buckets: finer})
+	m.named = map[string]bool{}
+	m.requestTime = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_request_seconds",
+		Help: "Time from a request to the end of its answer, by resource and outcome: that of the decision it follows from, or none.", Buckets: finer}, []string{"resource", "outcome"})
+	m.upstreamTime = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_upstream_request_seconds",
+		Help: "Time from a request to an upstream to its headers, by what it was for and its status; 0 is no answer.", Buckets: finer}, []string{"upstream", "op", "status"})
+	m.violations = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_violations_total",
+		Help: "Violations in decisions, counted as these are, by policy and by what becomes of them; past 200 policies the rest are one."}, []string{"policy", "mode"})
 	m.limited = prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_requests_limited_total",
 		Help: "Requests that were refused since their caller, or all callers, had reached a limit."})
 	m.turned = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_verdicts_changed_total",
@@ -75,7 +91,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Events that this gateway raised before any other, by type, but for those of verdicts that changed."}, []string{"type"})
 	m.eventsDropped = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_events_dropped_total",
 		Help: "Events of pulls that were lost, for want of room in the queue, or since the store could not take them."}, []string{"reason"})
-	r.MustRegister(m.limited, m.events, m.eventsDropped, m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
+	r.MustRegister(m.requestTime, m.upstreamTime, m.violations, m.limited, m.events, m.eventsDropped, m.objects, m.objectBytes, m.elsewhere, m.turned, m.stepSeconds, m.delaySeconds, m.staleTags, m.decisions, m.pulls, m.pullSeconds, m.holdSeconds, m.upstreamBytes, m.requests, m.sentBytes)
 	return m
 }
 
@@ -137,15 +153,49 @@ func (g *Gateway) logPull(p *pull, err error, stored bool) {
 	if stored {
 		g.verdictNew(p, s)
 	}
-	g.Metrics.decisions.WithLabelValues(p.repo.Upstream, outcome(s)).Inc()
+	g.Metrics.decided(p.repo, s)
 	g.Log.Log(g.ctx, level(s), "pull", append(attrs, decisionAttrs(s)...)...)
+}
+
+// maxNamed bounds the policies that have a label of their own. Rules make up the names.
+const maxNamed = 200
+
+// decided counts a decision, and what policies say in it.
+func (m *Metrics) decided(repo Repo, s standing) {
+	m.decisions.WithLabelValues(repo.Upstream, outcome(s)).Inc()
+	if s.pending() {
+		return
+	}
+	for _, v := range s.decision.Violations {
+		m.violations.WithLabelValues(m.label(v.Policy), string(cmp.Or(v.Mode, s.decision.Mode))).Inc()
+	}
+}
+
+func (m *Metrics) label(policy string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.named[policy] && len(m.named) >= maxNamed {
+		return "others"
+	}
+	m.named[policy] = true
+	return policy
+}
+
+// ObserveUpstream returns what is told of the requests to an upstream (upstream.Registry).
+func (m *Metrics) ObserveUpstream(name string) func(op string, status int, took time.Duration) {
+	return func(op string, status int, took time.Duration) {
+		if status < 100 || status > 599 { // which no registry has any use for, and each would be a label
+			status = 0
+		}
+		m.upstreamTime.WithLabelValues(name, op, strconv.Itoa(status)).Observe(took.Seconds())
+	}
 }
 
 // logDecision counts how a manifest request was decided, and logs it unless the
 // pull's own line will.
 func (g *Gateway) logDecision(caller auth.Caller, repo Repo, m *manifest, s standing) {
 	o := outcome(s)
-	g.Metrics.decisions.WithLabelValues(repo.Upstream, o).Inc()
+	g.Metrics.decided(repo, s)
 	if s.pending() || m.kind == kindArtifact || g.noted.fresh(lineKey(o, caller, repo, m), g.now(), logRefresh) {
 		return
 	}

@@ -62,6 +62,7 @@ type house struct {
 	decisions   *decisionlog.Log // nil for none
 	connections *connection.Vault
 	gateway     *proxy.Gateway
+	measured    *proxy.Metrics  // of gateway
 	hooks       *webhook.Sender // nil for none
 	tracing     *tracing        // nil where nobody asked for traces
 
@@ -383,9 +384,10 @@ func (h *house) openGateway() error {
 		return err
 	}
 	h.closers = append(h.closers, h.closeDecisions)
+	h.measured = proxy.NewMetrics(h.metrics)
 	h.gateway = &proxy.Gateway{
 		Store: h.store, Blobs: h.blobs, Scanner: h.scanner, Policy: h.policies[c.Policy.Dir], Trust: trust, Decisions: h.decisions, Auth: callers,
-		Access: accessOf(c.Auth), Limits: limit.New(limitsOf(c.Limits)), Gate: gateOf(c.Gate), Metrics: proxy.NewMetrics(h.metrics), Log: h.log, AccessLog: c.Log.Requests,
+		Access: accessOf(c.Auth), Limits: limit.New(limitsOf(c.Limits)), Gate: gateOf(c.Gate), Metrics: h.measured, Log: h.log, AccessLog: c.Log.Requests,
 	}
 	if h.tracing != nil {
 		h.gateway.Trace = h.tracing.pull
@@ -441,6 +443,9 @@ func (h *house) registry(u configs.Upstream) (*upstream.Registry, error) {
 		return nil, err
 	}
 	r.Credentials = h.connections.For(u.Name)
+	if h.measured != nil { // which it is in a gateway
+		r.Observe = h.measured.ObserveUpstream(u.Name)
+	}
 	r.Refused = func(ctx context.Context, c upstream.Credentials, unauthorized bool) bool {
 		return h.connections.Refused(ctx, u.Name, c, unauthorized)
 	}

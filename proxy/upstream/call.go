@@ -298,7 +298,17 @@ func (r *Registry) hop(ctx context.Context, op string, req *http.Request) (*http
 	if err != nil {
 		return nil, err
 	}
-	return r.send(ctx, req)
+	if r.Observe == nil {
+		return r.send(ctx, req)
+	}
+	start := time.Now()
+	resp, err := r.send(ctx, req)
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+	}
+	r.Observe(op, status, time.Since(start))
+	return resp, err
 }
 
 func (r *Registry) userAgent() string {

@@ -53,6 +53,10 @@ type Registry struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout bounds the wait for the next bytes of a body. Default 0, 60 s.
 	IdleTimeout time.Duration
+	// Observe, if not nil, is told of each request: what it was for (ping, token, manifest,
+	// blob, tags, referrers, history), the answer's status, 0 for none, and how long its
+	// headers took. It must not block.
+	Observe func(op string, status int, took time.Duration)
 	// Limit is how often the registry is asked; what comes too early waits. Default nil, as
 	// often as need be.
 	Limit *rate.Limiter
