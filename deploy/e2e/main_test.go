@@ -23,7 +23,7 @@ const (
 
 // Each front has addresses of its own, so that stories can be told at the same time:
 // upstream and its blob host are registry0.test and blobs0.test, and so on.
-const fronts = 8
+const fronts = 9
 
 func frontHosts(n int) (registry, blobs string) {
 	return fmt.Sprintf("registry%d.test", n), fmt.Sprintf("blobs%d.test", n)

@@ -40,7 +40,7 @@ func (s *scene) beginSoak(t *testing.T) *soak {
 	if err != nil {
 		return nil
 	}
-	own := s.apart(t, 4)
+	own := s.apart(t, fronts-1) // which no other story has
 	k := &soak{g: own.newGateway(t, "gate: {tag_ttl: 1s}"), done: make(chan struct{})}
 	k.g.start(t)
 	ctx, cancel := context.WithTimeout(context.Background(), long)
