@@ -171,7 +171,8 @@ type Issuer struct {
 	// TokenFile is a file with a bearer token to ask for the keys with, as a cluster's API
 	// server wants: /var/run/secrets/kubernetes.io/serviceaccount/token. Default "".
 	TokenFile string `yaml:"token_file"`
-	// NameClaim is the claim with the caller's name. Default "", which is sub.
+	// NameClaim is the claim with the caller's name. Default "", which is sub. An email counts
+	// only with email_verified.
 	NameClaim string `yaml:"name_claim"`
 	// GroupsClaim is the claim with the caller's groups. Default "", none; service accounts
 	// have Kubernetes' groups, system:serviceaccounts:NAMESPACE, anyway.
@@ -180,10 +181,10 @@ type Issuer struct {
 
 // Access lets callers see repositories.
 type Access struct {
-	// Callers are globs over names of callers. Default none. A rule without callers and
+	// Callers are globs over names of callers, in which "*" stands for any text. Default none. A rule without callers and
 	// groups is for everyone, those without a login too.
 	Callers []string `yaml:"callers"`
-	// Groups are globs over names of groups. Default none.
+	// Groups are globs like Callers' over names of groups. Default none.
 	Groups []string `yaml:"groups"`
 	// Repositories are globs like those of upstreams.allow over names that begin with the
 	// upstream's: cgr.dev/acme/**. Required.

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/sluicegate/sluice/policy"
 	"github.com/sluicegate/sluice/proxy/auth"
 )
 
-// An AccessRule lets callers see repositories. All its parts are globs (policy.MatchGlob).
+// An AccessRule lets callers see repositories. All its parts are globs (policy.MatchGlob); in
+// those of callers and groups, whose names are no paths, "*" stands for any text.
 type AccessRule struct {
 	Callers      []string // names; with none, and no Groups, it is for everyone, those without a name too
 	Groups       []string
@@ -21,9 +23,10 @@ func (r AccessRule) matches(c auth.Caller) bool {
 	if len(r.Callers) == 0 && len(r.Groups) == 0 {
 		return true
 	}
-	name := func(glob string) bool { return c.Name != "" && policy.MatchGlob(glob, c.Name) }
+	anyText := func(glob string) string { return strings.ReplaceAll(glob, "*", "**") }
+	name := func(glob string) bool { return c.Name != "" && policy.MatchGlob(anyText(glob), c.Name) }
 	group := func(glob string) bool {
-		return slices.ContainsFunc(c.Groups, func(g string) bool { return policy.MatchGlob(glob, g) })
+		return slices.ContainsFunc(c.Groups, func(g string) bool { return policy.MatchGlob(anyText(glob), g) })
 	}
 	return slices.ContainsFunc(r.Callers, name) || slices.ContainsFunc(r.Groups, group)
 }

@@ -46,6 +46,17 @@ func TestAccess(t *testing.T) {
 	if r := ask("bob", "/v2/open/web/manifests/1"); r.status != 200 {
 		t.Errorf("bob, what is open to all: %d %s", r.status, r.body)
 	}
+	for name, want := range map[string]bool{ // as the README has them
+		"github:repo:acme/web:ref:refs/heads/main": true, "github:repo:acme/web:pull_request": true, "github:repo:other/web:ref:refs/heads/main": false,
+		"k8s:system:serviceaccount:prod:web": true, "k8s:system:serviceaccount:test:web": false, "cert:spiffe://td/ns/a": true, "bob": false, "": false,
+	} {
+		s := l.gateway.Settings()
+		s.Access = []proxy.AccessRule{{Callers: []string{"github:repo:acme/*", "k8s:system:serviceaccount:prod:*", "cert:*"}, Repositories: []string{"cgr.test/acme/**"}}}
+		other := &proxy.Gateway{Upstreams: s.Upstreams, Access: s.Access}
+		if got := other.May(auth.Caller{Name: name}, "cgr.test/acme/web"); got != want {
+			t.Errorf("%q: %t, want %t", name, got, want)
+		}
+	}
 	before := len(l.origin.Requests())
 	for _, path := range []string{
 		"/v2/acme/web/manifests/1", "/v2/acme/web/manifests/" + img.digest.String(), "/v2/acme/none/manifests/1", "/v2/cgr.test/acme/web/manifests/1",

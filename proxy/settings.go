@@ -54,13 +54,19 @@ func (g *Gateway) admitTo(r *http.Request, rt *route) (auth.Caller, func(), erro
 	if err != nil {
 		return caller, nil, g.unauthorized(err, rt)
 	}
-	leave, err := s.Limits.Enter(r.Context(), caller.Party())
+	leave, err := g.enter(r.Context(), caller)
+	return caller, leave, err
+}
+
+// enter takes a place for a caller. The error is an *Error, or that of ctx.
+func (g *Gateway) enter(ctx context.Context, caller auth.Caller) (leave func(), err error) {
+	leave, err = g.live().Limits.Enter(ctx, caller.Party())
 	var many *limit.TooManyError
 	if errors.As(err, &many) {
 		g.Metrics.limited.Inc()
 		err = &Error{Status: http.StatusTooManyRequests, Code: codeTooMany, RetryAfter: many.RetryAfter, Message: many.What + "; try again later", cause: err}
 	}
-	return caller, leave, err
+	return leave, err
 }
 
 // pacer returns what paces the bytes that are sent to a caller.

@@ -50,6 +50,11 @@ func (g *Gateway) ServeToken(w http.ResponseWriter, r *http.Request) {
 
 func (g *Gateway) token(w http.ResponseWriter, r *http.Request) (auth.Grant, error) {
 	a := g.live().Auth
+	leave, err := g.enter(r.Context(), auth.Caller{Address: auth.Address(r.RemoteAddr)})
+	if err != nil {
+		return auth.Grant{}, err
+	}
+	defer leave()
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 		return a.Grant(r)

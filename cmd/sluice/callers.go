@@ -17,7 +17,7 @@ func (h *house) openAuth(c configs.Config) (*auth.Authenticator, error) {
 		Anonymous:     c.AllowAnonymous || !c.KnowsCallers() && configs.Loopback(c.Listen),
 		Htpasswd:      c.Auth.HtpasswdFile,
 		Groups:        c.Auth.GroupsFile,
-		Certificates:  c.TLS.ClientCAFile != "",
+		ClientCA:      c.TLS.ClientCAFile,
 		Tokens:        &token.Signer{Key: h.connections.Key},
 		TokenLife:     c.Auth.TokenLife,
 		Realm:         c.Auth.TokenURL,

@@ -70,6 +70,7 @@ type house struct {
 	warm     atomic.Pointer[string] // "" once a worker is warm, else why none is
 	closers  []func() error
 
+	hup       chan os.Signal
 	path      string                         // of the configuration, "" for none
 	load      func() (configs.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex
@@ -101,7 +102,7 @@ func (g *global) load() (configs.Config, error) {
 
 // newHouse returns a house that is to be built.
 func newHouse(c configs.Config, log *slog.Logger) *house {
-	h := &house{config: c, log: log, level: &slog.LevelVar{}, metrics: prometheus.NewRegistry()}
+	h := &house{config: c, log: log, level: &slog.LevelVar{}, hup: make(chan os.Signal, 1), metrics: prometheus.NewRegistry()}
 	h.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	h.waitsFor("starting")
 	return h
@@ -446,8 +447,8 @@ func (h *house) registry(u configs.Upstream) (*upstream.Registry, error) {
 	if h.measured != nil { // which it is in a gateway
 		r.Observe = h.measured.ObserveUpstream(u.Name)
 	}
-	r.Refused = func(ctx context.Context, c upstream.Credentials, unauthorized bool) bool {
-		return h.connections.Refused(ctx, u.Name, c, unauthorized)
+	r.Refused = func(ctx context.Context, c upstream.Credentials, unauthorized bool, try func(context.Context, upstream.Credentials) error) bool {
+		return h.connections.Refused(ctx, u.Name, c, unauthorized, try)
 	}
 	return r, nil
 }

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/signal"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,7 +123,7 @@ func (h *house) reload(ctx context.Context) (r Reloaded, err error) {
 	}
 	now := old
 	now.Auth, now.Limits, now.AllowAnonymous, now.Log.Level = next.Auth, next.Limits, next.AllowAnonymous, next.Log.Level
-	if !slices.Contains(r.Restart, "upstreams") {
+	if !slices.Contains(r.Restart, "upstreams") && !slices.Contains(r.Restart, "default_upstream") {
 		now.Upstreams, now.DefaultUpstream = next.Upstreams, next.DefaultUpstream
 	}
 	if err := now.Validate(); err != nil { // together with what keeps its old value
@@ -152,10 +150,12 @@ func (h *house) changesLive(key string, next configs.Config) bool {
 func (h *house) change(old, now configs.Config) error {
 	s := h.gateway.Settings()
 	if !reflect.DeepEqual(old.Auth, now.Auth) || old.AllowAnonymous != now.AllowAnonymous {
-		var err error
-		if s.Auth, err = h.openAuth(now); err != nil {
+		a, err := h.openAuth(now)
+		if err != nil {
 			return err
 		}
+		a.TakeOver(s.Auth)
+		s.Auth = a
 	}
 	if old.Limits != now.Limits {
 		s.Limits = limit.New(limitsOf(now.Limits))
@@ -203,9 +203,6 @@ const configEvery = 2 * time.Second
 // the same at two looks: it may be in mid-write.
 func (h *house) followConfig(path string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		defer signal.Stop(hup)
 		tick := time.NewTicker(configEvery)
 		defer tick.Stop()
 		used := stampOf(path)
@@ -214,13 +211,13 @@ func (h *house) followConfig(path string) func(context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-hup:
+			case <-h.hup:
 				used = stampOf(path)
 				seen = used
 				_, _ = h.reload(ctx) // which logs
 			case <-tick.C:
 				now := stampOf(path)
-				if now == seen && now != used {
+				if path != "" && now == seen && now != used {
 					used = now
 					_, _ = h.reload(ctx)
 				}

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,6 +83,8 @@ func serve(ctx context.Context, c configs.Config, again source) (err error) {
 	}
 	h := newHouse(c, log)
 	h.level = level
+	signal.Notify(h.hup, syscall.SIGHUP) // from the first moment on: it would end the process
+	defer signal.Stop(h.hup)
 	if again.path != "" {
 		h.load, h.path = again.load, again.path
 	}
@@ -155,9 +159,7 @@ func (h *house) shutDown(ctx context.Context, wait bool, servers []*server) {
 // watch starts everything that follows changes.
 func (h *house) watch(ctx context.Context, wg *sync.WaitGroup) {
 	watched := map[string]func(context.Context) error{"database": h.followDatabase, "worker": h.keepWorkers, "re-evaluation": h.gateway.Reevaluate, "waivers and VEX": h.followExceptions, "audit of policies": h.auditPolicies, "what ends": h.followEnds}
-	if h.load != nil {
-		watched["configuration"] = h.followConfig(h.path)
-	}
+	watched["configuration"] = h.followConfig(h.path)
 	for dir, engine := range h.policies {
 		watched["policies "+h.policyName(dir)] = engine.Run
 	}

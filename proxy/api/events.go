@@ -46,7 +46,10 @@ var (
 func (h *Handler) events(w http.ResponseWriter, r *http.Request, caller auth.Caller) error {
 	may := func(e proxy.Event) bool {
 		repository := repositoryOf(e.Image.Reference)
-		return repository == "" || h.May == nil || h.May(caller, repository)
+		if repository == "" && e.Type != proxy.WaiverExpiring { // which may tell of any repository
+			return true
+		}
+		return h.May == nil || h.May(caller, repository)
 	}
 	since := time.Time{}
 	if s := r.URL.Query().Get("since"); s != "" {

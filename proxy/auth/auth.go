@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -39,6 +41,7 @@ const (
 	maxName     = 255  // bytes
 	maxPassword = 1024 // bytes; bcrypt itself looks at the first 72
 	maxVerified = 4096 // credentials that are remembered
+	maxWaiting  = 1024 // logins that wait for a processor
 )
 
 // A Caller is who pulls.
@@ -80,9 +83,9 @@ type Authenticator struct {
 	// Issuers are those whose tokens are taken, as Bearer or in place of a password.
 	Issuers []*oidc.Issuer
 
-	// Certificates has callers known by the client certificates that TLS has verified; see
-	// Certificate.ClientCA.
-	Certificates bool
+	// ClientCA is Certificate.ClientCA: callers are known by the client certificates that TLS
+	// has verified. "": they are not.
+	ClientCA string
 
 	// Tokens signs the tokens that /token gives, nil for none. They live for TokenLife at
 	// most.
@@ -100,10 +103,12 @@ type Authenticator struct {
 	Log *slog.Logger     // nil: slog.Default()
 	Now func() time.Time // nil: time.Now
 
-	users  fresh[*users]
-	groups fresh[map[string][]string] // of names
-	fails  *failures
-	slots  chan struct{} // one for each bcrypt that may run at once
+	users   fresh[*users]
+	groups  fresh[map[string][]string] // of names
+	clients fresh[authorities]
+	waiting atomic.Int64 // for a slot
+	fails   *failures
+	slots   chan struct{} // one for each bcrypt that may run at once
 
 	key [sha256.Size]byte // of the HMACs in verified
 
@@ -129,6 +134,17 @@ func (a *Authenticator) Load() error {
 			return err
 		}
 	}
+	if a.ClientCA != "" {
+		a.clients = fresh[authorities]{
+			paths: []string{a.ClientCA},
+			parse: func(files [][]byte) (authorities, error) { return parseAuthorities(a.ClientCA, files[0]) },
+			log:   a.Log,
+			now:   a.Now,
+		}
+		if err := a.clients.load(); err != nil {
+			return err
+		}
+	}
 	if a.Htpasswd == "" {
 		return nil
 	}
@@ -141,6 +157,14 @@ func (a *Authenticator) Load() error {
 	return a.users.load()
 }
 
+// TakeOver has a, which is to take old's place and was loaded, go on with what old has
+// learned: failed logins, and credentials that were right.
+func (a *Authenticator) TakeOver(old *Authenticator) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	a.fails, a.key, a.verified = old.fails, old.key, maps.Clone(old.verified)
+}
+
 // Caller returns who makes r. The error is ErrUnauthorized, ErrForeign, a *TooManyError, an
 // *oidc.UnavailableError, or that of r's context.
 func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
@@ -151,7 +175,7 @@ func (a *Authenticator) Caller(r *http.Request) (Caller, error) {
 // known is a caller, and what a token for him has to say.
 type known struct {
 	Caller
-	mark    string    // of the line in the htpasswd file, "" for none
+	mark    string    // of the line in the htpasswd file, the issuer or the authorities; "" for an anonymous caller
 	expires time.Time // of the token that he came with; zero: never
 }
 
@@ -161,17 +185,19 @@ func (a *Authenticator) known(ctx context.Context, c credentials, r *http.Reques
 	switch {
 	case c.scheme == "" || !a.looks():
 		return a.unnamed(r, from)
-	case c.foreign() && a.IgnoreForeign:
-		return a.unnamed(r, from)
-	case c.foreign():
-		return known{}, ErrForeign
 	case c.scheme == "bearer":
 		return a.bearer(ctx, c.password, from)
 	case c.scheme != "basic":
 		return known{}, ErrUnauthorized
 	}
-	if i := a.issuer(c.password); i != nil {
+	i := a.issuer(c.password)
+	switch {
+	case i != nil:
 		return a.issued(ctx, i, c.password, from)
+	case c.foreign() && a.IgnoreForeign:
+		return a.unnamed(r, from)
+	case c.foreign():
+		return known{}, ErrForeign
 	}
 	if a.Htpasswd == "" {
 		return a.unnamed(r, from)
@@ -182,13 +208,13 @@ func (a *Authenticator) known(ctx context.Context, c credentials, r *http.Reques
 // looks reports whether there is anything that credentials could be right by. Where there
 // isn't, who may come without any may come with some.
 func (a *Authenticator) looks() bool {
-	return a.Htpasswd != "" || len(a.Issuers) > 0 || a.Certificates || !a.Anonymous
+	return a.Htpasswd != "" || len(a.Issuers) > 0 || a.ClientCA != "" || !a.Anonymous
 }
 
 // unnamed returns who sends no credentials.
 func (a *Authenticator) unnamed(r *http.Request, from string) (known, error) {
-	if name, groups := peer(r); a.Certificates && name != "" {
-		return known{Caller: a.named(name, from, groups)}, nil
+	if name, groups := a.peer(r); name != "" {
+		return known{Caller: a.named(name, from, groups), mark: a.clientsMark()}, nil
 	}
 	if a.Anonymous {
 		return known{Caller: Caller{Address: from}}, nil
@@ -225,6 +251,10 @@ func (a *Authenticator) named(name, from string, groups []string) Caller {
 func (a *Authenticator) verify(ctx context.Context, from source, seen [sha256.Size]byte, hash []byte, password string, known bool) error {
 	if err := a.fails.check(from, a.now()); err != nil {
 		return err
+	}
+	defer a.waiting.Add(-1)
+	if a.waiting.Add(1) > maxWaiting {
+		return &TooManyError{RetryAfter: time.Second}
 	}
 	select {
 	case a.slots <- struct{}{}:

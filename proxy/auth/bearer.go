@@ -3,10 +3,12 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/sluicegate/sluice/proxy/auth/oidc"
@@ -83,17 +85,24 @@ func (a *Authenticator) bearer(ctx context.Context, raw, from string) (known, er
 	if a.Tokens == nil {
 		return known{}, ErrUnauthorized
 	}
-	if err := a.fails.check(source{address: from}, a.now()); err != nil {
-		return known{}, err
-	}
 	s, err := a.Tokens.Check(raw)
-	if err != nil {
-		if !errors.Is(err, token.ErrExpired) {
-			a.fails.add(source{address: from}, a.now())
-		}
+	switch {
+	case err == nil:
+		return a.stillIs(s, from)
+	case errors.Is(err, token.ErrExpired):
 		return known{}, ErrUnauthorized
 	}
-	return a.stillIs(s, from)
+	return known{}, a.forged(source{address: from}, ErrUnauthorized)
+}
+
+// forged counts a token that never was good. A good one is not kept out by those that its
+// address has sent: to look at one costs little, and none can be guessed.
+func (a *Authenticator) forged(from source, err error) error {
+	if many := a.fails.check(from, a.now()); many != nil {
+		return many
+	}
+	a.fails.add(from, a.now())
+	return err
 }
 
 // stillIs returns the caller whom a token names, by what is known of him now: one whose
@@ -105,8 +114,8 @@ func (a *Authenticator) stillIs(s token.Subject, from string) (known, error) {
 		}
 		return known{Caller: Caller{Address: from}}, nil
 	}
-	if s.Mark == "" {
-		return known{Caller: a.named(s.Name, from, s.Groups)}, nil
+	if s.Mark != "" && (s.Mark == a.clientsMark() || slices.ContainsFunc(a.Issuers, func(i *oidc.Issuer) bool { return issuerMark(i) == s.Mark })) {
+		return known{Caller: a.named(s.Name, from, s.Groups), mark: s.Mark}, nil
 	}
 	if a.Htpasswd == "" {
 		return known{}, ErrUnauthorized
@@ -119,8 +128,25 @@ func (a *Authenticator) stillIs(s token.Subject, from string) (known, error) {
 }
 
 // lineMark stands for a line of the htpasswd file in a token.
-func lineMark(hash []byte) string {
-	sum := sha256.Sum256(append([]byte("sluice line "), hash...))
+func lineMark(hash []byte) string { return markOf("line", string(hash)) }
+
+// issuerMark stands for an issuer, as it is configured, in a token.
+func issuerMark(i *oidc.Issuer) string {
+	return markOf("issuer", i.Name, i.URL, i.Audience, i.NameClaim, i.GroupsClaim)
+}
+
+// clientsMark stands for the authorities of client certificates in a token.
+func (a *Authenticator) clientsMark() string {
+	if a.ClientCA == "" {
+		return ""
+	}
+	return a.clients.get().mark
+}
+
+// markOf is what a token has of what its caller was known by: when that changes, the token
+// is worth nothing.
+func markOf(parts ...string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", parts))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -140,32 +166,35 @@ func (a *Authenticator) issuer(raw string) *oidc.Issuer {
 
 // issued returns whom an issuer's token names.
 func (a *Authenticator) issued(ctx context.Context, i *oidc.Issuer, raw, from string) (known, error) {
-	at := source{address: from, name: i.Name + ":"}
-	if err := a.fails.check(at, a.now()); err != nil {
-		return known{}, err
-	}
 	id, err := i.Verify(ctx, raw)
 	var away *oidc.UnavailableError
 	switch {
 	case err == nil:
-		return known{Caller: a.named(id.Name, from, id.Groups), expires: id.Expires}, nil
+		return known{Caller: a.named(id.Name, from, id.Groups), mark: issuerMark(i), expires: id.Expires}, nil
 	case ctx.Err() != nil:
 		return known{}, ctx.Err()
 	case errors.As(err, &away):
 		return known{}, err
-	case !errors.Is(err, oidc.ErrExpired): // which is what becomes of every good one
-		a.fails.add(at, a.now())
 	}
-	return known{}, fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	refused := fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	if errors.Is(err, oidc.ErrExpired) { // which is what becomes of every good one
+		return known{}, refused
+	}
+	return known{}, a.forged(source{address: from, name: i.Name + ":"}, refused)
 }
 
 // peer returns who a verified client certificate names: by its common name, or where it has
-// none by its first URI or DNS name. His groups are its organisations.
-func peer(r *http.Request) (name string, groups []string) {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+// none by its first URI or DNS name. His groups are its organisations. A connection outlives
+// what it was begun with, so that the certificate is held against today's time and
+// authorities.
+func (a *Authenticator) peer(r *http.Request) (name string, groups []string) {
+	if a.ClientCA == "" || r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return "", nil
 	}
 	c := r.TLS.VerifiedChains[0][0]
+	if a.now().After(c.NotAfter) || !a.vouchedFor(c, r.TLS.PeerCertificates[1:]) {
+		return "", nil
+	}
 	switch {
 	case c.Subject.CommonName != "":
 		name = c.Subject.CommonName
@@ -181,6 +210,25 @@ func peer(r *http.Request) (name string, groups []string) {
 		groups = append(groups, peerPrefix+o)
 	}
 	return peerPrefix + name, groups
+}
+
+// vouchedFor reports whether today's authorities know a certificate, with those that came
+// with it.
+func (a *Authenticator) vouchedFor(c *x509.Certificate, with []*x509.Certificate) bool {
+	clients := a.clients.get()
+	seen := a.mark("", string(c.Raw), []byte(clients.mark))
+	if a.wasVerified(seen) {
+		return true
+	}
+	between := x509.NewCertPool()
+	for _, w := range with {
+		between.AddCert(w)
+	}
+	_, err := c.Verify(x509.VerifyOptions{Roots: clients.pool, Intermediates: between, CurrentTime: a.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err == nil {
+		a.remember(seen)
+	}
+	return err == nil
 }
 
 // peerPrefix stands before what a client certificate says, so that it is nobody's of the

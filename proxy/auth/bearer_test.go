@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -113,6 +114,12 @@ func TestForgedTokensAreLimited(t *testing.T) {
 	if _, err := a.Caller(request("192.0.2.1", "alice", "open sesame")); err != nil {
 		t.Errorf("who logs in beside a guesser of tokens: %v", err)
 	}
+	if g, err = a.Grant(request("192.0.2.1", "alice", "open sesame")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Caller(bearer("192.0.2.1", g.Token)); err != nil {
+		t.Errorf("who has a good token beside a guesser: %v", err)
+	}
 }
 
 func TestChallenge(t *testing.T) {
@@ -196,6 +203,10 @@ func TestIssuedToken(t *testing.T) {
 	if who, err := a.Caller(bearer("192.0.2.1", g.Token)); err != nil || who.Name != want || !slices.Contains(who.Groups, "k8s:system:serviceaccounts") {
 		t.Errorf("exchanged: %+v, %v", who, err)
 	}
+	a.Issuers[0] = &oidc.Issuer{Name: "k8s", URL: "https://kubernetes.default.svc", Audience: "other", KeysFile: file, Now: a.Now}
+	if _, err := a.Caller(bearer("192.0.2.1", g.Token)); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("a token that was given for an issuer's, as it was: %v", err)
+	}
 	if _, err := a.Caller(bearer("192.0.2.1", issue("vault", time.Minute))); !errors.Is(err, ErrUnauthorized) {
 		t.Errorf("a token for somebody else: %v", err)
 	}
@@ -249,7 +260,7 @@ func TestClientCertificate(t *testing.T) {
 	if err := c.Load(); err != nil {
 		t.Fatal(err)
 	}
-	a, _ := gate(t, func(a *Authenticator) { a.Certificates = true })
+	a, _ := gate(t, func(a *Authenticator) { a.ClientCA, a.Now = c.ClientCA, clock.now })
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, err := a.Caller(r)
 		if err != nil {
@@ -310,8 +321,26 @@ func TestClientCertificate(t *testing.T) {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
 	}
+	open := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{node}}}}
+	defer open.CloseIdleConnections()
+	status := func() int {
+		clock.add(checkEvery)
+		resp, err := open.Get("https://" + l.Addr().String() + "/v2/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	if got := status(); got != 200 {
+		t.Errorf("on a connection that stays open: %d", got)
+	}
 	newAuthority(t, c.ClientCA)
 	if got := ask(&node, ""); got != "handshake" {
 		t.Errorf("after its authority is gone: %q", got)
+	}
+	if got := status(); got != 401 {
+		t.Errorf("on a connection that was open before its authority was gone: %d", got)
 	}
 }

@@ -20,7 +20,7 @@ type Certificate struct {
 	Now      func() time.Time // nil: time.Now
 
 	pair    fresh[*tls.Certificate]
-	clients fresh[*x509.CertPool]
+	clients fresh[authorities]
 }
 
 // Load reads the files for the first time. It must be called once, first.
@@ -38,17 +38,11 @@ func (c *Certificate) Load() error {
 		now: c.Now,
 	}
 	if c.ClientCA != "" {
-		c.clients = fresh[*x509.CertPool]{
+		c.clients = fresh[authorities]{
 			paths: []string{c.ClientCA},
-			parse: func(files [][]byte) (*x509.CertPool, error) {
-				pool := x509.NewCertPool()
-				if !pool.AppendCertsFromPEM(files[0]) {
-					return nil, fmt.Errorf("no PEM certificate in %s", c.ClientCA)
-				}
-				return pool, nil
-			},
-			log: c.Log,
-			now: c.Now,
+			parse: func(files [][]byte) (authorities, error) { return parseAuthorities(c.ClientCA, files[0]) },
+			log:   c.Log,
+			now:   c.Now,
 		}
 		if err := c.clients.load(); err != nil {
 			return err
@@ -75,7 +69,7 @@ func (c *Certificate) TLS() *tls.Config {
 	with := t.Clone()
 	t.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		now := with.Clone()
-		now.ClientCAs = c.clients.get()
+		now.ClientCAs = c.clients.get().pool
 		return now, nil
 	}
 	return t
@@ -83,3 +77,17 @@ func (c *Certificate) TLS() *tls.Config {
 
 // Expires returns when the certificate in use ends.
 func (c *Certificate) Expires() time.Time { return c.pair.get().Leaf.NotAfter }
+
+// authorities are those of clients' certificates.
+type authorities struct {
+	pool *x509.CertPool
+	mark string // of the file
+}
+
+func parseAuthorities(path string, b []byte) (authorities, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return authorities{}, fmt.Errorf("no PEM certificate in %s", path)
+	}
+	return authorities{pool, markOf("clients", string(b))}, nil
+}

@@ -132,6 +132,9 @@ func (b *buckets) place(key string, now time.Time) *rate.Limiter {
 	return b.rest
 }
 
+// Address returns what a request from there is counted by where its caller has no name.
+func Address(remote string) string { return address(remote) }
+
 // address returns what failures are counted by: the IPv4 address, or the first 64
 // bits of the IPv6 address, which one machine can have all of.
 func address(remote string) string {

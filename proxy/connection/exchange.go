@@ -19,7 +19,8 @@ import (
 
 const (
 	exchangeTimeout = 10 * time.Second
-	exchangeAgain   = 10 * time.Second // after one that failed
+	exchangeAgain   = 10 * time.Second // after one that failed, doubled each time
+	exchangeRest    = 5 * time.Minute  // up to this
 	exchangeLife    = 10 * time.Minute // of a token that doesn't say
 	maxExchange     = 256 << 10        // bytes of an answer
 )
@@ -37,11 +38,12 @@ type Exchange struct {
 
 // exchanged is what an exchange brought.
 type exchanged struct {
-	creds  upstream.Credentials
-	ends   time.Time
-	renew  time.Time
-	tried  time.Time
-	failed bool
+	creds upstream.Credentials
+	ends  time.Time
+	renew time.Time
+	tried time.Time
+	err   error         // of the last try
+	pause time.Duration // before the next, after one that failed
 }
 
 // exchange returns the credentials that an upstream's exchange brings, from memory while
@@ -52,18 +54,24 @@ func (v *Vault) exchange(ctx context.Context, name string, x *Exchange) (upstrea
 	v.mu.Unlock()
 	now := v.now()
 	good := now.Before(e.ends)
-	if good && (now.Before(e.renew) || now.Sub(e.tried) < exchangeAgain) {
+	switch {
+	case good && (now.Before(e.renew) || now.Sub(e.tried) < e.pause):
 		return e.creds, nil
+	case e.err != nil && now.Sub(e.tried) < e.pause:
+		return upstream.Credentials{}, e.err
 	}
 	e.tried = now
 	token, err := x.ask(ctx)
 	switch {
-	case err == nil && e.failed:
+	case err == nil && e.err != nil:
 		v.log().Info("a token can be exchanged again", "upstream", name)
-	case err != nil && good && !e.failed:
+	case err != nil && good && e.err == nil:
 		v.log().Warn("a token can't be exchanged; the last one is used until it ends", "upstream", name, "ends", e.ends.UTC().Format(time.RFC3339), "error", err)
 	}
-	if e.failed = err != nil; err == nil {
+	if e.err = err; err != nil {
+		e.pause = min(max(exchangeAgain, 2*e.pause), exchangeRest)
+	} else {
+		e.pause = 0
 		e.creds = upstream.Credentials{Username: "_token", Password: token}
 		e.ends = now.Add(exchangeLife)
 		if c, err := upstream.ReadClaims(token); err == nil && !c.Expires.IsZero() {

@@ -75,12 +75,14 @@ func (v *Vault) put(ctx context.Context, field string, r record) error {
 
 // Refused is told that the registry has refused credentials, and reports whether others are
 // in force now, with which it can be asked again: a source has changed, a token was exchanged
-// anew, or the next one took the current's place, which a 401 alone calls for: a 403 may be
-// about one repository.
-func (v *Vault) Refused(ctx context.Context, name string, c upstream.Credentials, unauthorized bool) bool {
+// anew, or the next one took the current's place. That a 401 alone calls for, since a 403 may
+// be about one repository; and only where try says that the registry takes the next one for
+// the very thing that it has refused the current one for.
+func (v *Vault) Refused(ctx context.Context, name string, c upstream.Credentials, unauthorized bool, try func(context.Context, upstream.Credentials) error) bool {
 	v.mu.Lock()
-	if e := v.exchanged[name]; e.creds == c && v.now().Sub(e.tried) >= exchangeAgain {
-		delete(v.exchanged, name)
+	if e := v.exchanged[name]; unauthorized && e.creds == c && v.now().Sub(e.tried) >= exchangeAgain {
+		e.renew, e.pause = time.Time{}, 0 // and the one that there is holds until another comes
+		v.exchanged[name] = e
 	}
 	delete(v.helped, name)
 	v.mu.Unlock()
@@ -97,6 +99,10 @@ func (v *Vault) Refused(ctx context.Context, name string, c upstream.Credentials
 	}
 	next, err := v.stored(ctx, nextPrefix+name)
 	if err != nil || next == nil || v.refusedLately(name, c, next) {
+		return false
+	}
+	if err := try(ctx, upstream.Credentials{Username: next.Username, Password: next.Password}); err != nil {
+		v.log().Warn("the registry refuses the current pull token, and the next one as well", "upstream", name, "error", err)
 		return false
 	}
 	if err := v.promote(ctx, name, "the registry has refused the current one"); err != nil {

@@ -53,8 +53,8 @@ func TestRotationUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &upstream.Registry{Name: "cgr.dev", URL: origin.URL(), Credentials: f.For("cgr.dev"),
-		Refused: func(ctx context.Context, c upstream.Credentials, unauthorized bool) bool {
-			return f.Refused(ctx, "cgr.dev", c, unauthorized)
+		Refused: func(ctx context.Context, c upstream.Credentials, unauthorized bool, try func(context.Context, upstream.Credentials) error) bool {
+			return f.Refused(ctx, "cgr.dev", c, unauthorized, try)
 		}}
 	read := func() error { _, err := r.Resolve(ctx, "acme/web", "1"); return err }
 
@@ -85,6 +85,12 @@ func TestRotationUnderLoad(t *testing.T) {
 	wg.Wait()
 	if reads.Load() < 50 || failed.Load() > 0 {
 		t.Errorf("%d of %d reads failed", failed.Load(), reads.Load())
+	}
+	if err := f.SetNext(ctx, "cgr.dev", upstream.Credentials{Username: "old", Password: "old-secret"}); err != nil {
+		t.Fatal(err)
+	}
+	if f.Refused(ctx, "cgr.dev", upstream.Credentials{Username: "new", Password: "new-secret"}, true, func(context.Context, upstream.Credentials) error { return errors.New("HTTP 401") }) {
+		t.Error("a token that is no good took the place of one that was refused for one repository")
 	}
 	info, err := f.Info(ctx, "cgr.dev")
 	if err != nil || info.Username != "new" || info.Next == nil || info.Next.Username != "old" {
@@ -227,15 +233,22 @@ func TestExchange(t *testing.T) {
 	if _, err := use(); err == nil && f.Vault.known["cgr.dev"].err == nil {
 		t.Error("a token that has ended is used")
 	}
+	tries := asked.Load()
+	for range 5 {
+		_, _ = use()
+	}
+	if n := asked.Load() - tries; n > 1 {
+		t.Errorf("an issuer that is away was asked %d times in 10 s", n)
+	}
 	down.Store(false)
-	f.clock.advance(exchangeAgain)
+	f.clock.advance(exchangeRest)
 	if c, err := use(); err != nil || c == first {
 		t.Errorf("once it is back: %s, %v", c, err)
 	}
 	before := asked.Load()
 	now, _ := use()
 	f.clock.advance(exchangeAgain)
-	if !f.Refused(t.Context(), "cgr.dev", now, true) && asked.Load() == before {
+	if !f.Refused(t.Context(), "cgr.dev", now, true, nil) && asked.Load() == before {
 		t.Error("a refused token is not exchanged anew")
 	}
 	if strings.Contains(f.log.String(), "platform-token") {

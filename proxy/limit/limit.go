@@ -19,6 +19,7 @@ package limit
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,8 +62,11 @@ type Guard struct {
 
 	mu      sync.Mutex // guards what follows, and parties' counts
 	open    int
-	parties map[string]*party
-	rest    *party // of those who found no place
+	parties map[string]*party // without a name
+	named   map[string]*party
+	swept   time.Time // when those who are gone were looked for
+
+	rest, restNamed *party // of those who found no place
 }
 
 type party struct {
@@ -73,7 +77,7 @@ type party struct {
 
 // New returns a guard of l.
 func New(l Limits) *Guard {
-	return &Guard{limits: l, parties: map[string]*party{}}
+	return &Guard{limits: l, parties: map[string]*party{}, named: map[string]*party{}}
 }
 
 // Enter waits for a request's turn and takes a place for it, to be given back by leave. The
@@ -144,30 +148,37 @@ func (g *Guard) giveBack(p *party) {
 }
 
 // party returns the one of that name. g.mu is held.
+// Newcomers that find no place share one, those with a name and those without apart: so
+// strangers from many addresses can't crowd out those who are known.
 func (g *Guard) party(name string) *party {
-	if p := g.parties[name]; p != nil {
+	parties, rest := g.named, &g.restNamed
+	if strings.HasPrefix(name, "address ") {
+		parties, rest = g.parties, &g.rest
+	}
+	if p := parties[name]; p != nil {
 		return p
 	}
-	if len(g.parties) >= maxParties {
-		for n, p := range g.parties { // whose burst is whole again
+	if len(parties) >= maxParties && time.Since(g.swept) > time.Second {
+		g.swept = time.Now()
+		for n, p := range parties { // whose burst is whole again
 			if p.open == 0 && time.Since(p.seen) > time.Minute {
-				delete(g.parties, n)
+				delete(parties, n)
 			}
 		}
 	}
-	if len(g.parties) < maxParties {
+	if len(parties) < maxParties {
 		p := g.newParty()
-		g.parties[name] = p
+		parties[name] = p
 		return p
 	}
-	if g.rest == nil {
-		g.rest = g.newParty()
+	if *rest == nil {
+		*rest = g.newParty()
 	}
-	return g.rest
+	return *rest
 }
 
 func (g *Guard) newParty() *party {
-	p, l := &party{}, g.limits
+	p, l := &party{seen: time.Now()}, g.limits
 	if l.Requests > 0 {
 		burst := l.Burst
 		if burst == 0 {

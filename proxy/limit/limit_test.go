@@ -125,7 +125,7 @@ func TestBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(g.parties) > maxParties {
-		t.Errorf("%d callers are kept", len(g.parties))
+	if len(g.named) > maxParties {
+		t.Errorf("%d callers are kept", len(g.named))
 	}
 }

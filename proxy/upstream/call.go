@@ -195,7 +195,17 @@ func (r *Registry) attemptAs(ctx context.Context, c call, u *url.URL, creds Cred
 	}
 	err = r.answerError(c.op, u, resp, creds, auth.header)
 	r.pauses.note(c, err)
-	if resp.StatusCode == http.StatusUnauthorized && auth.header == creds.basic() && r.replaced(ctx, creds, err) {
+	if resp.StatusCode == http.StatusUnauthorized && auth.header == creds.basic() && r.replaced(ctx, creds, err, func(ctx context.Context, other Credentials) error {
+		resp, err := r.follow(ctx, c.op, c.method, u, c.header, other.basic())
+		if err != nil {
+			return err
+		}
+		drain(resp)
+		if resp.StatusCode/100 != 2 {
+			return fmt.Errorf("HTTP %d", resp.StatusCode)
+		}
+		return nil
+	}) {
 		err = fmt.Errorf("%w: %w", errReplaced, err)
 	}
 	return nil, err

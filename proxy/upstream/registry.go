@@ -34,8 +34,9 @@ type Registry struct {
 	Credentials func(context.Context) (Credentials, error)
 	// Refused, if not nil, is told of credentials that the token endpoint, or with Basic the
 	// registry, has refused, by 401 or else 403. It reports whether Credentials returns others
-	// now, with which the request is made once more.
-	Refused func(ctx context.Context, c Credentials, unauthorized bool) bool
+	// now, with which the request is made once more. try asks for the same with others, and
+	// returns nil where these are good for it.
+	Refused func(ctx context.Context, c Credentials, unauthorized bool, try func(context.Context, Credentials) error) bool
 	// RealmHosts are hosts ("auth.example.com" or "auth.example.com:8443"), beside the
 	// registry's own, whose token endpoint may be given the credentials.
 	RealmHosts []string

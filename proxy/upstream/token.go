@@ -181,7 +181,10 @@ func (r *Registry) fetchTokenOnce(ctx context.Context, ch *challenge, creds Cred
 		defer cancel()
 		tok, err := r.fetchToken(ctx, ch, creds, key.scope)
 		switch {
-		case Denied(err) && r.replaced(ctx, creds, err):
+		case Denied(err) && r.replaced(ctx, creds, err, func(ctx context.Context, c Credentials) error {
+			_, err := r.fetchToken(ctx, ch, c, key.scope)
+			return err
+		}):
 			return token{}, fmt.Errorf("%w: %w", errReplaced, err)
 		case Denied(err):
 			return r.tokens.refuse(key, err, time.Now()), nil
@@ -206,9 +209,9 @@ func (r *Registry) fetchTokenOnce(ctx context.Context, ch *challenge, creds Cred
 var errReplaced = errors.New("other credentials are in force now")
 
 // replaced reports whether others than the refused credentials are in force.
-func (r *Registry) replaced(ctx context.Context, creds Credentials, err error) bool {
+func (r *Registry) replaced(ctx context.Context, creds Credentials, err error, try func(context.Context, Credentials) error) bool {
 	var e *Error
-	return r.Refused != nil && !creds.Anonymous() && errors.As(err, &e) && r.Refused(ctx, creds, e.Status == http.StatusUnauthorized)
+	return r.Refused != nil && !creds.Anonymous() && errors.As(err, &e) && r.Refused(ctx, creds, e.Status == http.StatusUnauthorized, try)
 }
 
 // fetchToken asks the token endpoint that ch names.

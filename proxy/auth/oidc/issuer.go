@@ -151,6 +151,9 @@ func (i *Issuer) identity(c jwt.Claims, all map[string]any) (Identity, error) {
 		claim = "sub"
 	}
 	name, _ := all[claim].(string)
+	if verified, _ := all["email_verified"].(bool); claim == "email" && !verified {
+		return Identity{}, errors.New("the token's email is not verified by its issuer")
+	}
 	if !usable(name) {
 		return Identity{}, fmt.Errorf("the token's claim %s is no name of 1 to %d bytes", claim, maxName)
 	}

@@ -61,6 +61,21 @@ func newProvider(t *testing.T, keys ...jose.JSONWebKey) *provider {
 	return p
 }
 
+// TestEmail: an address that nobody has verified is anybody's.
+func TestEmail(t *testing.T) {
+	key := ecKey(t, "1")
+	p := newProvider(t, key)
+	c := &clock{}
+	c.t.Store(time.Now().Unix())
+	for verified, want := range map[any]bool{true: true, false: false, "true": false, nil: false} {
+		i := &Issuer{Name: "sso", URL: p.URL, Audience: "sluice", NameClaim: "email", Now: c.now, Log: slog.New(slog.DiscardHandler)}
+		id, err := i.Verify(t.Context(), sign(t, key, c.claims(p, map[string]any{"email": "anna@example.com", "email_verified": verified})))
+		if (err == nil) != want || want && id.Name != "sso:anna@example.com" {
+			t.Errorf("email_verified %v: %q, %v", verified, id.Name, err)
+		}
+	}
+}
+
 func (p *provider) publish(keys ...jose.JSONWebKey) {
 	set := &jose.JSONWebKeySet{}
 	for _, k := range keys {
