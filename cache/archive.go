@@ -186,7 +186,7 @@ func readArchive(r io.Reader, do func(archiveEntry) error) error {
 	if err := dec.Decode(&head); err != nil || head.Sluice != archiveName {
 		return errors.New("it is no archive of a store: those are made by sluice cache export")
 	}
-	if err := CheckSchema("the archive", fmt.Sprint(head.Schema)); err != nil {
+	if err := CheckSchema("the archive", fmt.Sprint(head.Schema), Schema); err != nil {
 		return err
 	}
 	for n := 0; ; n++ {

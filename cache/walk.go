@@ -28,7 +28,7 @@ type Entry struct {
 
 // Text returns k in one word that can be typed: kind, ":", id. NUL, which joins the parts
 // of a Name, becomes "|", and every other byte that is awkward in a shell %XX; braces too,
-// which mean something to a Redis Cluster. Different keys have different texts.
+// which Redis gets around the id. Different keys have different texts.
 func (k Key) Text() string {
 	return strings.ReplaceAll(escape(string(k.kind)), ":", "%3A") + ":" + escape(k.id)
 }

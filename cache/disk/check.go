@@ -298,7 +298,7 @@ func (c *checker) about(key, b []byte, at reader, isBucket bool) error {
 			return err
 		}
 		if schema, ok := strings.CutPrefix(string(got), formatName); ok {
-			if err := cache.CheckSchema("it", schema); err != nil {
+			if err := cache.CheckSchema("it", schema, cache.Schema); err != nil {
 				return schemaError{err}
 			}
 			return nil

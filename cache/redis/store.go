@@ -17,6 +17,10 @@ import (
 
 var _ cache.Store = (*Store)(nil)
 
+// schema is what is written down of the names of keys and the shapes of values: it goes up
+// with cache.Schema, and it went up when ids became hash tags.
+const schema = cache.Schema + 1
+
 // minVersion is the first Redis that has SET with both NX and GET.
 const minVersion = 7
 
@@ -122,7 +126,7 @@ func fitInfo(addr string, info map[string]string) error {
 	}
 	policy := info["maxmemory_policy"]
 	if strings.HasPrefix(policy, "allkeys-") && info["maxmemory"] != "0" {
-		return fmt.Errorf("redis at %s may evict any key when its memory is full (maxmemory-policy %s), also waivers and the kill list; "+
+		return fmt.Errorf("redis at %s may evict any key when its memory is full (maxmemory-policy %s), also waivers and pull tokens; "+
 			"set maxmemory-policy to noeviction or volatile-lru", addr, policy)
 	}
 	return nil
@@ -287,24 +291,24 @@ func (s *Store) DeleteField(ctx context.Context, k cache.Key, field string) erro
 // Ping implements cache.Store: it writes a small key, and looks whether the schema is still
 // this code's. Where it isn't, the Store refuses everything until it is.
 func (s *Store) Ping(ctx context.Context) error {
-	var schema string
+	var found string
 	ping := cache.Name("ping")
 	err := s.ask(ctx, "write to", ping, func(ctx context.Context) error {
-		if err := s.client.Set(ctx, s.prefix+"v1:ping", time.Now().UTC().Format(time.RFC3339), time.Hour).Err(); err != nil {
+		if err := s.client.Set(ctx, s.space()+"ping", time.Now().UTC().Format(time.RFC3339), time.Hour).Err(); err != nil {
 			return err
 		}
 		// A server that was emptied lost it.
-		if err := s.client.SetArgs(ctx, s.prefix+"schema", cache.Schema, redis.SetArgs{Mode: "NX"}).Err(); err != nil && err != redis.Nil {
+		if err := s.client.SetArgs(ctx, s.prefix+"schema", schema, redis.SetArgs{Mode: "NX"}).Err(); err != nil && err != redis.Nil {
 			return err
 		}
 		var err error
-		schema, err = s.client.Get(ctx, s.prefix+"schema").Result()
+		found, err = s.client.Get(ctx, s.prefix+"schema").Result()
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = cache.CheckSchema(fmt.Sprintf("what is in Redis at %s under %q", s.addr, s.prefix), schema)
+	err = cache.CheckSchema(fmt.Sprintf("what is in Redis at %s under %q", s.addr, s.prefix), found, schema)
 	if err != nil {
 		s.foreign.Store(&err)
 	} else {
@@ -313,8 +317,24 @@ func (s *Store) Ping(ctx context.Context) error {
 	return err
 }
 
-// key returns where k lies.
-func (s *Store) key(k cache.Key) string { return s.prefix + "v1:" + k.Text() }
+// space begins every key but that of the schema.
+func (s *Store) space() string { return s.prefix + "v" + strconv.Itoa(schema) + ":" }
+
+// key returns where k lies. Its id is a hash tag: what is known of one thing under several
+// kinds is on one node of a Cluster.
+func (s *Store) key(k cache.Key) string {
+	kind, id, _ := strings.Cut(k.Text(), ":") // which escapes braces, and a colon in the kind
+	return s.space() + kind + ":{" + id + "}"
+}
+
+// parseKey returns the Key that lies at key, and whether it is one of this Store's.
+func (s *Store) parseKey(key string) (cache.Key, bool) {
+	text, ours := strings.CutPrefix(key, s.space())
+	kind, tag, braced := strings.Cut(text, ":{")
+	id, whole := strings.CutSuffix(tag, "}")
+	k, err := cache.ParseKey(kind + ":" + id)
+	return k, ours && braced && whole && err == nil
+}
 
 // milliseconds returns ttl as Redis has it; 0 is for ever, and less than 1 is 1.
 func milliseconds(ttl time.Duration) int64 {

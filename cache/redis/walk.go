@@ -20,9 +20,9 @@ var globEscape = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`,
 
 // Walk implements cache.Walker. It needs the rights to SCAN and to MEMORY USAGE.
 func (s *Store) Walk(ctx context.Context, kind cache.Kind, do func(cache.Entry) error) error {
-	match := globEscape.Replace(s.prefix+"v1:") + "*"
+	match := globEscape.Replace(s.space()) + "*"
 	if kind != "" {
-		match = globEscape.Replace(s.key(cache.Name(kind))) + "*"
+		match = globEscape.Replace(strings.TrimSuffix(s.key(cache.Name(kind)), "}")) + "*"
 	}
 	tell := serial{do: do}
 	return s.eachMaster(ctx, func(ctx context.Context, c redis.Cmdable) error {
@@ -73,8 +73,8 @@ func (s *Store) entries(ctx context.Context, c redis.Cmdable, keys []string) ([]
 	)
 	p := c.Pipeline()
 	for _, key := range keys {
-		k, err := cache.ParseKey(strings.TrimPrefix(key, s.prefix+"v1:"))
-		if err != nil { // the key of Ping, and what others put there
+		k, ok := s.parseKey(key)
+		if !ok { // the key of Ping, and what others put there
 			continue
 		}
 		found = append(found, cache.Entry{Key: k})

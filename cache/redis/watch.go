@@ -19,7 +19,7 @@ var _ cache.Watcher = (*Store)(nil)
 const beatEvery = 250 * time.Millisecond
 
 // channel is where writes are told.
-func (s *Store) channel() string { return s.prefix + "v1:changes" }
+func (s *Store) channel() string { return s.space() + "changes" }
 
 // What is told of a key is its kind, a newline and its id. A beat has no kind.
 func encodeChange(k cache.Key) string { return string(k.Kind()) + "\n" + k.ID() }

@@ -30,7 +30,7 @@ func cacheCommand(g *global) *cobra.Command {
 		Short: "What the store remembers: inspect, purge, export, import",
 		Long: `What the store remembers: verdicts, SBOMs, manifests, waivers, sealed pull tokens. The store
 is the one of the configuration: the embedded file, also while a gateway has it open, or
-Redis. A key is written KIND:ID, as it is in Redis behind the prefix and v1.`,
+Redis. A key is written KIND:ID; in Redis it is the prefix, v2:KIND:{ID}.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
