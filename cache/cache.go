@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -14,6 +15,9 @@ import (
 // ErrNotExist is what Get returns on a miss. It is fs.ErrNotExist, so callers
 // test with errors.Is and need not import this package for it.
 var ErrNotExist = fs.ErrNotExist
+
+// ErrDamaged is wrapped by the error of reading what has other bytes than were stored.
+var ErrDamaged = errors.New("what is stored was damaged")
 
 // MaxValue is the largest value, in bytes, that a Store accepts.
 const MaxValue = 64 << 20

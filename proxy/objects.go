@@ -17,7 +17,8 @@ import (
 // lacks, or can't give, comes from upstream.
 type ObjectStore interface {
 	// Get opens an object of exactly that size. The error wraps cache.ErrNotExist where
-	// there is none, and cache.ErrDown where that can't be told.
+	// there is none, and cache.ErrDown where that can't be told. That of a read wraps
+	// cache.ErrDamaged where it has other bytes than were stored.
 	Get(ctx context.Context, name string, size int64) (io.ReadCloser, error)
 	// Put stores an object; one of that name and size may stay.
 	Put(ctx context.Context, name string, object []byte) error
@@ -145,7 +146,11 @@ func (f *sharedFill) copy(body io.Reader, size int64) error {
 	f.n += n
 	f.g.Metrics.objectBytes.WithLabelValues("in").Add(float64(n))
 	if err != nil || n < size {
-		f.g.Metrics.objects.WithLabelValues("broken").Inc()
+		outcome := "broken"
+		if errors.Is(err, cache.ErrDamaged) {
+			outcome = "damaged"
+		}
+		f.g.Metrics.objects.WithLabelValues(outcome).Inc()
 		return errors.Join(cache.ErrDown, err)
 	}
 	return nil

@@ -14,6 +14,7 @@
 // seconds, and blobs come from upstream as if there were none; the first failure and the
 // return are logged, and nothing between.
 //
-// It is not trusted. What comes from it is hashed like what comes from upstream, by whoever
-// reads it.
+// It is not trusted. Each 64 KiB of an object have a checksum, so that what has rotted or
+// was cut is noticed before a client has any of it; and the blob is hashed like one that
+// comes from upstream, by whoever reads it, which nobody's checksum can deceive.
 package objects

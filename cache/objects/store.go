@@ -1,7 +1,6 @@
 package objects
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -34,6 +33,8 @@ const (
 	restFor = 5 * time.Second
 	// putTimeout bounds an upload.
 	putTimeout = time.Minute
+	// deleteTimeout bounds the removal of what is damaged.
+	deleteTimeout = 10 * time.Second
 )
 
 // Config says where the object store is.
@@ -113,10 +114,11 @@ func tlsConfig(caFile string) (*tls.Config, error) {
 	return c, nil
 }
 
-// Get opens the object of that name and size, which the caller has to verify and to close.
-// Without it the error wraps cache.ErrNotExist; where the store can't be asked,
-// cache.ErrDown. An object of another length counts as missing. A read that waits too long
-// is an error. ctx governs the reader too.
+// Get opens the object of that name and size, which the caller has to close. Without it the
+// error wraps cache.ErrNotExist; where the store can't be asked, cache.ErrDown. An object of
+// another length counts as missing. What is read is what was stored; bytes that have changed
+// since are an error that wraps cache.ErrDamaged, and Close deletes the object then. A read
+// that waits too long is an error. ctx governs the reader too.
 func (s *Store) Get(ctx context.Context, name string, size int64) (io.ReadCloser, error) {
 	if err := s.resting(); err != nil {
 		return nil, err
@@ -135,23 +137,62 @@ func (s *Store) Get(ctx context.Context, name string, size int64) (io.ReadCloser
 		cancel()
 		return nil, fmt.Errorf("object %s: %w", name, err)
 	}
-	if info.Size != size {
+	if want := framedSize(size); info.Size != want {
 		body.Close()
 		cancel()
-		return nil, fmt.Errorf("object %s has %d bytes and should have %d: %w", name, info.Size, size, cache.ErrNotExist)
+		return nil, fmt.Errorf("object %s has %d bytes and should have %d: %w", name, info.Size, want, cache.ErrNotExist)
 	}
-	return &reader{s: s, ctx: ctx, cancel: cancel, body: body}, nil
+	return &reader{s: s, name: name, ctx: ctx, cancel: cancel, body: body, left: size, buf: make([]byte, min(size, frameSize)+sumSize)}, nil
 }
 
-// A reader ends a body that stands still.
+// A reader gives the bytes of an object, each frame once it is known to be whole.
 type reader struct {
-	s      *Store
-	ctx    context.Context //nolint:containedctx // the caller's: an io.Reader has no other way to get one
-	cancel context.CancelFunc
-	body   io.ReadCloser
+	s       *Store
+	name    string
+	ctx     context.Context //nolint:containedctx // the caller's: an io.Reader has no other way to get one
+	cancel  context.CancelFunc
+	body    io.ReadCloser
+	left    int64  // bytes of the object behind frame
+	buf     []byte // a frame and its sum
+	frame   []byte // of buf: not yet given
+	damaged bool
 }
 
 func (r *reader) Read(p []byte) (int, error) {
+	if len(r.frame) == 0 {
+		if r.left == 0 {
+			return 0, io.EOF
+		}
+		if err := r.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.frame)
+	r.frame = r.frame[n:]
+	return n, nil
+}
+
+// next reads a frame.
+func (r *reader) next() error {
+	n := min(r.left, frameSize)
+	if _, err := io.ReadFull(readerFunc(r.read), r.buf[:n+sumSize]); err != nil {
+		return err
+	}
+	if !whole(r.buf[:n], r.buf[n:n+sumSize]) {
+		r.damaged = true
+		return fmt.Errorf("object %s: %w", r.name, cache.ErrDamaged)
+	}
+	r.left -= n
+	r.frame = r.buf[:n]
+	return nil
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// read reads of the body, and ends one that stands still.
+func (r *reader) read(p []byte) (int, error) {
 	stuck := time.AfterFunc(idleTimeout, r.cancel)
 	n, err := r.body.Read(p)
 	if !stuck.Stop() {
@@ -165,7 +206,14 @@ func (r *reader) Read(p []byte) (int, error) {
 
 func (r *reader) Close() error {
 	r.cancel()
-	return r.body.Close()
+	err := r.body.Close()
+	if r.damaged {
+		r.s.log.Error("an object was damaged in the object store: it is deleted, and fetched again", "bucket", r.s.bucket, "object", r.name)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), deleteTimeout)
+		defer cancel()
+		err = errors.Join(err, r.s.Delete(ctx, r.name))
+	}
+	return err
 }
 
 // Put stores an object, unless one of that name and size is there. It takes at most a
@@ -176,7 +224,7 @@ func (s *Store) Put(ctx context.Context, name string, object []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
-	place, size := path.Join(s.prefix, name), int64(len(object))
+	place, size := path.Join(s.prefix, name), framedSize(int64(len(object)))
 	info, err := s.core.StatObject(ctx, s.bucket, place, minio.StatObjectOptions{})
 	if err == nil && info.Size == size {
 		return nil
@@ -184,7 +232,7 @@ func (s *Store) Put(ctx context.Context, name string, object []byte) error {
 	if err = s.note(ctx, err); err != nil && !errors.Is(err, cache.ErrNotExist) {
 		return fmt.Errorf("object %s: %w", name, err)
 	}
-	_, err = s.core.Client.PutObject(ctx, s.bucket, place, bytes.NewReader(object), size, minio.PutObjectOptions{ContentType: "application/octet-stream", DisableMultipart: true})
+	_, err = s.core.Client.PutObject(ctx, s.bucket, place, framed(object), size, minio.PutObjectOptions{ContentType: "application/octet-stream", DisableMultipart: true})
 	if err = s.note(ctx, err); err != nil {
 		return fmt.Errorf("object %s: %w", name, err)
 	}

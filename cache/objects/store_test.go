@@ -107,6 +107,14 @@ func TestRealServer(t *testing.T) {
 	if _, err := s.Get(ctx, "sha256/ab.5/0", 5); !errors.Is(err, cache.ErrNotExist) {
 		t.Errorf("one of another size: %v", err)
 	}
+	r, err = s.Get(ctx, "sha256/ab.5/0", int64(len(object)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = io.ReadAll(io.LimitReader(r, 5))
+	if r.Close(); err != nil || !bytes.Equal(got, object[:5]) {
+		t.Errorf("its beginning: %x, %v, and it is\n%x", got, err, object[:5])
+	}
 	for range 2 {
 		if err := s.Delete(ctx, "sha256/ab.5/0"); err != nil {
 			t.Error(err)
@@ -129,6 +137,61 @@ func TestRealServer(t *testing.T) {
 		if ping := s.Ping(ctx); !errors.Is(err, cache.ErrDown) || !errors.Is(ping, cache.ErrDown) || strings.Contains(ping.Error(), wrong.SecretKey) {
 			t.Errorf("%s: %v, %v", name, err, ping)
 		}
+	}
+}
+
+// What has rotted in the bucket is noticed before any byte of its frame is given, and is
+// taken away; what was cut, or is there as nobody here wrote it, is as if it were not there.
+func TestRotten(t *testing.T) {
+	server := startServer(t)
+	s := open(t, Config{URL: "http://" + server.addr + "/blobs", Region: "us-east-1", AccessKey: "key", SecretKey: "secret-of-key"})
+	ctx := t.Context()
+	object := make([]byte, 3*frameSize+100)
+	rand.Read(object)
+	file := filepath.Join(server.dir, "blobs", "x")
+	for name, test := range map[string]struct {
+		at   int64 // of the flipped byte in the bucket
+		want int   // bytes that can be read
+	}{
+		"first byte": {0, 0}, "first frame": {frameSize - 1, 0}, "a sum": {frameSize + sumSize - 1, 0},
+		"second frame": {frameSize + sumSize, frameSize}, "last byte": {framedSize(int64(len(object))) - 1, 3 * frameSize},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := s.Put(ctx, "x", object); err != nil {
+				t.Fatal(err)
+			}
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[test.at] ^= 1
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, err := s.Get(ctx, "x", int64(len(object)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if !errors.Is(err, cache.ErrDamaged) || !bytes.Equal(got, object[:test.want]) {
+				t.Errorf("%d bytes, %v; want the first %d and that it was damaged", len(got), err, test.want)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Get(ctx, "x", int64(len(object))); !errors.Is(err, cache.ErrNotExist) {
+				t.Errorf("it is still there: %v", err)
+			}
+			if _, down := s.State(); down != nil {
+				t.Errorf("that is no fault of the store: %v", down)
+			}
+		})
+	}
+	if err := os.WriteFile(file, object, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(ctx, "x", int64(len(object))); !errors.Is(err, cache.ErrNotExist) {
+		t.Errorf("without sums: %v", err)
 	}
 }
 

@@ -21,14 +21,16 @@ func (s *scene) objects(t *testing.T) {
 	if err := os.MkdirAll(bucket, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	sidecar := tempDir(t)
+	sidecar, certs := tempDir(t), tempDir(t)
+	cert, key := s.ca.issue(t, "localhost")
+	certFile, keyFile := write(t, filepath.Join(certs, "store.crt"), string(cert)), write(t, filepath.Join(certs, "store.key"), string(key))
 	startStore := func() *process {
-		p := start(t, []string{"ROOT_ACCESS_KEY=key", "ROOT_SECRET_KEY=secret-of-key"}, "versitygw", "--port", store, "--quiet", "posix", "--sidecar", sidecar, filepath.Dir(bucket))
+		p := start(t, []string{"ROOT_ACCESS_KEY=key", "ROOT_SECRET_KEY=secret-of-key"}, "versitygw", "--port", store, "--cert", certFile, "--key", keyFile, "--quiet", "posix", "--sidecar", sidecar, filepath.Dir(bucket))
 		p.await(t, "up", 20*time.Second, func() bool { return answers("tcp", store) })
 		return p
 	}
 	server := startStore()
-	more := append(s.sharing(t, redis), "objects: {url: http://"+store+"/blobs/e2e, region: us-east-1, access_key: key, secret_key_file: "+
+	more := append(s.sharing(t, redis), "objects: {url: https://localhost:7071/blobs/e2e, ca_file: "+s.ca.file+", region: us-east-1, access_key: key, secret_key_file: "+
 		write(t, filepath.Join(tempDir(t), "secret"), "secret-of-key\n")+"}")
 	gateways := []*gateway{s.newGateway(t, more...), s.bareGateway(t, more...), s.bareGateway(t, more...), s.bareGateway(t, more...)}
 	for i, g := range gateways {
@@ -83,17 +85,7 @@ func (s *scene) objects(t *testing.T) {
 		g := s.bareGateway(t, more...)
 		s.importDatabase(t, g)
 		g.start(t)
-		c := s.craneClient(t, g)
-		r := c.pull(t, s.big)
-		for range 5 { // each time what was damaged is deleted
-			if r.ok() {
-				break
-			}
-			r = c.pull(t, s.big)
-		}
-		if err := c.arrived(t, s.big); !r.ok() || err != nil {
-			t.Errorf("an image whose objects were damaged: %v\n%s", err, r.out)
-		}
+		s.allowed(t, s.craneClient(t, g), s.big)
 	})
 	t.Run("gone", func(t *testing.T) {
 		server.end(syscall.SIGKILL, 5*time.Second)
