@@ -58,17 +58,21 @@ func Acquire(ctx context.Context, s Store, name, holder string, life time.Durati
 	if string(there) != string(mine) {
 		return nil, fmt.Errorf("%s: %w: %s", name, ErrHeld, Holder(there))
 	}
+	l.value = mine
 	if l.Token, err = nextToken(ctx, s, Name(KindFence, name), string(mine)); err != nil {
+		l.giveBack(ctx)
 		return nil, err
 	}
 	// Only who still has the lease when its token is counted may use it.
-	l.value = fmt.Append(nil, string(mine), " ", l.Token)
-	switch kept, err := s.PutIf(ctx, l.key, mine, l.value, life); {
+	counted := fmt.Append(nil, string(mine), " ", l.Token)
+	switch kept, err := s.PutIf(ctx, l.key, mine, counted, life); {
 	case err != nil:
+		l.giveBack(ctx)
 		return nil, err
 	case !kept:
 		return nil, fmt.Errorf("%s: %w", name, ErrHeld)
 	}
+	l.value = counted
 	l.ctx, l.lose = context.WithCancelCause(ctx)
 	go l.keep(began)
 	return l, nil
@@ -122,7 +126,12 @@ func (l *Lease) Context() context.Context { return l.ctx }
 func (l *Lease) Release() {
 	l.lose(context.Canceled)
 	<-l.done
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), l.life)
+	l.giveBack(l.ctx)
+}
+
+// giveBack ends the lease in the Store, also when ctx has ended.
+func (l *Lease) giveBack(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.life)
 	defer cancel()
 	// With a life that ends at once it is gone only if it is still ours. That this fails
 	// has no other end than that the lease is given back later.

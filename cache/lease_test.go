@@ -86,6 +86,53 @@ func (f faulty) PutIf(ctx context.Context, k cache.Key, old, value []byte, ttl t
 	return f.Memory.PutIf(ctx, k, old, value, ttl)
 }
 
+// TestLeaseHalfAcquired checks that who fails between having the lease and counting its token
+// does not keep it from others.
+func TestLeaseHalfAcquired(t *testing.T) {
+	for _, kind := range []cache.Kind{cache.KindFence, cache.KindLease} {
+		s := &failsOnce{Store: new(cache.Memory), kind: kind}
+		if _, err := cache.Acquire(t.Context(), s, "scan", "a", time.Minute); !errors.Is(err, errGone) {
+			t.Fatalf("Acquire while nothing of kind %s can be written: %v", kind, err)
+		}
+		eventually(t, "the lease to be free", func() bool {
+			b, err := cache.Acquire(t.Context(), s, "scan", "b", time.Minute)
+			if err == nil {
+				b.Release()
+			}
+			return err == nil
+		})
+	}
+}
+
+// failsOnce fails the first conditional write of a kind.
+type failsOnce struct {
+	cache.Store
+	kind cache.Kind
+	done bool
+}
+
+func (f *failsOnce) fails(k cache.Key) bool {
+	if f.done || k.Kind() != f.kind {
+		return false
+	}
+	f.done = true
+	return true
+}
+
+func (f *failsOnce) PutNew(ctx context.Context, k cache.Key, value []byte, ttl time.Duration) ([]byte, error) {
+	if k.Kind() == cache.KindFence && f.fails(k) {
+		return nil, errGone
+	}
+	return f.Store.PutNew(ctx, k, value, ttl)
+}
+
+func (f *failsOnce) PutIf(ctx context.Context, k cache.Key, old, value []byte, ttl time.Duration) (bool, error) {
+	if f.fails(k) {
+		return false, errGone
+	}
+	return f.Store.PutIf(ctx, k, old, value, ttl)
+}
+
 // TestLeaseRace checks that of many who want a lease one has it at a time, and that tokens
 // only grow.
 func TestLeaseRace(t *testing.T) {

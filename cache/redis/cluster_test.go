@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,14 +22,22 @@ import (
 // startCluster starts a Cluster of three nodes and returns their addresses with commas.
 func startCluster(t *testing.T) string {
 	t.Helper()
+	var addrs []string
+	for _, n := range startNodes(t) {
+		addrs = append(addrs, n.addr)
+	}
+	return strings.Join(addrs, ",")
+}
+
+func startNodes(t *testing.T) (nodes []*server) {
+	t.Helper()
 	const slots = 16384
-	var nodes []*server
-	var addrs, buses []string
+	var buses []string
 	for i := range 3 {
 		bus := freePort(t)
 		_, port, _ := net.SplitHostPort(bus)
 		n := startServer(t, "--cluster-enabled", "yes", "--cluster-port", port, "--cluster-node-timeout", "5000")
-		nodes, addrs, buses = append(nodes, n), append(addrs, n.addr), append(buses, port)
+		nodes, buses = append(nodes, n), append(buses, port)
 		if err := n.client(t).Do(t.Context(), "CLUSTER", "ADDSLOTSRANGE", slots*i/3, slots*(i+1)/3-1).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +54,7 @@ func startCluster(t *testing.T) string {
 			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
 		})
 	}
-	return strings.Join(addrs, ",")
+	return nodes
 }
 
 func wait(t *testing.T, what string, done func() bool) {
@@ -81,6 +90,33 @@ func TestClusterWatch(t *testing.T) {
 		if got := receive(t, w.changes, "change"); got != k {
 			t.Fatalf("told of %q, want %q", got, k)
 		}
+	}
+}
+
+// TestClusterWatchDeaf checks that there is no beat where one of the masters can't pass on what
+// is written to it, though the one that is listened to can.
+func TestClusterWatchDeaf(t *testing.T) {
+	nodes := startNodes(t)
+	s := mustOpen(t, Config{URL: "redis-cluster://" + nodes[0].addr, Timeout: 2 * time.Second})
+	for _, stuck := range nodes {
+		ctx, cancel := context.WithCancel(t.Context())
+		w := watchStore(ctx, s)
+		receive(t, w.beats, "beat")
+		if err := stuck.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		stopped := time.Now()
+		receive(t, w.end, "end of the watch")
+		cancel()
+		for len(w.beats) > 0 {
+			if at := <-w.beats; at.After(stopped) {
+				t.Errorf("a beat of %v after %s stood still", at.Sub(stopped), stuck.addr)
+			}
+		}
+		if err := stuck.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, "the Cluster", func() bool { return s.Ping(t.Context()) == nil })
 	}
 }
 

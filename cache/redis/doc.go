@@ -43,7 +43,7 @@
 //
 // Every write is a script that also publishes which key was written, so that no other
 // gateway can see the write and miss the news of it. What one gateway holds in its memory
-// is so good as of the last beat that it heard (Watch): beats are published by the gateway
+// is so good as of the last beat that it heard from every master (Watch): beats are published by the gateway
 // itself and come back in line with the news, so that a silent connection is noticed,
 // which Redis's own tracking of clients would not notice. It needs no more than Pub/Sub,
 // which every server and proxy has.

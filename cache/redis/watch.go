@@ -5,7 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,13 +29,15 @@ func (s *Store) channel() string { return s.space() + "changes" }
 func encodeChange(k cache.Key) string { return string(k.Kind()) + "\n" + k.ID() }
 
 // Watch implements cache.Watcher. Its beats go the way of the changes: they are published
-// as any write is, and come back behind whatever was published on that server before.
+// as any write is, and come back behind whatever was published on that server before. In a
+// Cluster a beat has come when it came back from every master, since each passes on what
+// was written to it.
 func (s *Store) Watch(ctx context.Context, beat func(time.Time), changed func(cache.Key)) error {
 	sub := s.client.Subscribe(ctx, s.channel())
 	defer sub.Close()
 	err := s.subscribed(ctx, sub)
 	if err == nil {
-		w := watch{store: s, me: rand.Text(), began: time.Now(), beat: beat, changed: changed}
+		w := watch{store: s, me: rand.Text(), beat: beat, changed: changed, heard: time.Now(), sent: map[int]*sent{}}
 		both, ends := errgroup.WithContext(ctx)
 		both.Go(func() error { return w.send(ends) })
 		both.Go(func() error { return w.receive(ends, sub) })
@@ -52,20 +58,37 @@ func (s *Store) subscribed(ctx context.Context, sub *redis.PubSub) error {
 type watch struct {
 	store   *Store
 	me      string // tells its beats from those of others
-	began   time.Time
 	beat    func(time.Time)
 	changed func(cache.Key)
+
+	mu    sync.Mutex    // guards what follows, and calls of beat and changed
+	sent  map[int]*sent // beats that are not wholly heard yet
+	heard time.Time     // when one was last
+}
+
+// A sent is a beat that is on its way.
+type sent struct {
+	at  time.Time
+	due int // how often it is still to be heard, below 0 where it was before that is known
 }
 
 // send publishes beats until ctx ends or it can't.
 func (w *watch) send(ctx context.Context) error {
-	for {
+	for beat := 1; ; beat++ {
+		w.mu.Lock()
+		w.sent[beat] = &sent{at: time.Now()}
+		w.mu.Unlock()
 		limited, cancel := context.WithTimeout(ctx, w.store.timeout)
-		err := w.store.client.Publish(limited, w.store.channel(), "\n"+w.me+time.Since(w.began).String()).Err()
+		var servers atomic.Int32
+		err := w.store.eachMaster(limited, func(ctx context.Context, c redis.Cmdable) error {
+			servers.Add(1)
+			return c.Publish(ctx, w.store.channel(), "\n"+w.me+strconv.Itoa(beat)).Err()
+		})
 		cancel()
 		if err != nil {
 			return err
 		}
+		w.hear(beat, int(servers.Load()))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -74,14 +97,30 @@ func (w *watch) send(ctx context.Context) error {
 	}
 }
 
+// hear counts how often a beat is still to be heard: n more, or with -1 once less.
+func (w *watch) hear(beat, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.sent[beat]
+	if s == nil { // a later one was heard
+		return
+	}
+	if s.due += n; s.due == 0 {
+		w.heard = time.Now()
+		w.beat(s.at)
+		maps.DeleteFunc(w.sent, func(b int, _ *sent) bool { return b <= beat })
+	}
+}
+
 // receive passes on what is told until ctx ends or its own beats stay away.
 func (w *watch) receive(ctx context.Context, sub *redis.PubSub) error {
-	heard := time.Now()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		left := time.Until(heard.Add(w.store.timeout))
+		w.mu.Lock()
+		left := time.Until(w.heard.Add(w.store.timeout))
+		w.mu.Unlock()
 		if left <= 0 { // others may still be heard, through another server of a Cluster
 			return fmt.Errorf("what it told was not heard again within %v", w.store.timeout)
 		}
@@ -95,13 +134,14 @@ func (w *watch) receive(ctx context.Context, sub *redis.PubSub) error {
 		}
 		kind, id, _ := strings.Cut(message.Payload, "\n")
 		if kind != "" {
+			w.mu.Lock()
 			w.changed(cache.KeyOf(cache.Kind(kind), id))
+			w.mu.Unlock()
 			continue
 		}
 		if sent, mine := strings.CutPrefix(id, w.me); mine {
-			heard = time.Now()
-			if after, err := time.ParseDuration(sent); err == nil {
-				w.beat(w.began.Add(after))
+			if beat, err := strconv.Atoi(sent); err == nil {
+				w.hear(beat, -1)
 			}
 		}
 	}
