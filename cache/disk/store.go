@@ -343,7 +343,7 @@ func (s *Store) explain(what string, err error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: the store %s is damaged (%w); stop sluice and move the file aside to start anew, "+
-		"or put back a copy of it: the stored connections (pull tokens), waivers, kill list and verdicts are in it", what, s.path, err)
+		"or put back a copy of it: the stored connections (pull tokens), waivers and verdicts are in it", what, s.path, err)
 }
 
 // syncDir makes the name of a new file in dir survive a power cut.

@@ -43,10 +43,10 @@
 //
 // Every write is a script that also publishes which key was written, so that no other
 // gateway can see the write and miss the news of it. What one gateway holds in its memory
-// is so good as of the last beat that it heard from every master (Watch): beats are published by the gateway
-// itself and come back in line with the news, so that a silent connection is noticed,
-// which Redis's own tracking of clients would not notice. It needs no more than Pub/Sub,
-// which every server and proxy has.
+// is so good as of the last beat that it heard from every master (Watch): beats are
+// published by the gateway itself and come back in line with the news, so that a silent
+// connection is noticed, which Redis's own tracking of clients would not notice. It needs
+// no more than Pub/Sub, which every server and proxy has.
 //
 // A retry after a lost answer is safe: each command, run twice, leaves what it
 // leaves when run once; PutNew finds its own value, and so does PutIf.
