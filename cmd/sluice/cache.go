@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/audit"
 	"github.com/sluicegate/sluice/cache/disk"
 	"github.com/sluicegate/sluice/policy"
 )
@@ -93,6 +94,10 @@ func (o cacheOrder) print(w io.Writer, answer []byte) error {
 	case "keys":
 		var list keyList
 		if err := json.Unmarshal(answer, &list); err != nil {
+			return err
+		}
+		if list.Total == 0 {
+			_, err := fmt.Fprintf(w, "The store has nothing of the kind %s; sluice cache inspect shows what it has.\n", clean(string(o.Kind)))
 			return err
 		}
 		rows := [][]string{{"KEY", "BYTES", "ENDS"}}
@@ -244,7 +249,7 @@ func cacheImport(g *global) *cobra.Command {
 		Short: "Put what sluice cache export wrote into the store",
 		Long: `Put what sluice cache export wrote into the store of the configuration. Entries that are
 there already stay, unless --overwrite is given, and none lives longer than it would have
-where it came from. A file that is damaged, cut short or of another schema changes
+where it came from. What was removed since the export comes back, waivers and pull tokens too. A file that is damaged, cut short or of another schema changes
 nothing. An embedded store must not be in use: stop its gateway first.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -267,7 +272,8 @@ nothing. An embedded store must not be in use: stop its gateway first.`,
 			}
 			n, err := cache.Import(ctx, s, f, overwrite)
 			if n.Written > 0 { // gateways that share the store look at its waivers again
-				err = errors.Join(err, policy.TellWaivers(ctx, s))
+				err = errors.Join(err, policy.TellWaivers(ctx, s),
+					(&audit.Log{Store: s}).Write(ctx, "cache.import", filepath.Base(args[0]), fmt.Sprintf("entries: %d", n.Written)))
 			}
 			if err = errors.Join(err, s.Close()); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)

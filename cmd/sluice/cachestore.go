@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluicegate/sluice/cache"
+	"github.com/sluicegate/sluice/cache/audit"
 	"github.com/sluicegate/sluice/configs"
 )
 
@@ -207,6 +208,12 @@ func (o cacheOrder) purge(ctx context.Context, s cache.Walker) (purged, error) {
 			}
 		}
 		p.Entries++
+	}
+	if !o.DryRun && p.Entries > 0 {
+		what := cmp.Or(o.Key, string(o.Kind), "all")
+		if err := (&audit.Log{Store: s}).Write(ctx, "cache.purge", what, fmt.Sprintf("entries: %d", p.Entries)); err != nil {
+			return p, err
+		}
 	}
 	return p, nil
 }

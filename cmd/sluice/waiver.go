@@ -28,8 +28,8 @@ func waiverCommand(g *global) *cobra.Command {
 		Short: "Exceptions to policy: add, list, remove",
 		Long: `Exceptions to policy, each with an owner, a reason, a scope and an end. What is added here
 is kept in the store, beside the waivers of policy.waiver_file. A gateway that runs on
-this state folder decides by a change at once; others that share its store, within two
-seconds.`,
+this state folder decides by a change at once; others that share its store, within a
+second.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
