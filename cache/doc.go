@@ -54,7 +54,7 @@
 //	                                           image last; at most 100
 //	databases   Name()                         map: checksum → a database that      80 B each  30 days from last use
 //	                                           was in use, and when
-//	active      Name("database")               value: the database that all who     150 B      5 minutes, renewed
+//	active      Name("database")               value: the database that all who     150 B      30 days, renewed
 //	                                           share the Store decide by
 //	bundle      Name(where it is from)         value: hash of the newest bundle of  71 B       24 hours
 //	                                           policies that a gateway has

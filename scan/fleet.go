@@ -18,8 +18,10 @@ import (
 const kindActive cache.Kind = "active"
 
 const (
-	activeTTL   = 5 * time.Minute // without a gateway that has it; then the newest that one has counts
-	activeEvery = time.Minute     // is it renewed by those that have it
+	// activeTTL is how long a build counts that no gateway has any more: as long as there can
+	// be verdicts by it, since by an older one what it denies would be allowed.
+	activeTTL   = 30 * 24 * time.Hour
+	activeEvery = time.Minute // is it renewed by those that have it
 )
 
 // A Fleet has gateways that share a Store decide by one build of the vulnerability
@@ -28,6 +30,7 @@ const (
 type Fleet struct {
 	Store cache.Store
 	Own   func(context.Context) (Database, error) // the build that this gateway has, as Scanner.Database
+	Fresh func(built time.Time) error             // wraps ErrDatabaseStale for one that is too old
 
 	// Behind is called, often and concurrently, while others decide by a newer build than
 	// this gateway has: it is to be fetched.
@@ -36,7 +39,8 @@ type Fleet struct {
 
 	mu      sync.Mutex // guards what follows
 	renewed time.Time
-	behind  string // checksum of the build that this gateway lacks, "" for none
+	behind  string   // checksum of the build that this gateway lacks, "" for none
+	last    Database // what was read last of the build to decide by
 }
 
 // An activeRecord is what is stored under kindActive.
@@ -47,23 +51,22 @@ type activeRecord struct {
 
 // Database returns the build to decide by. Where this gateway lacks it, it is Elsewhere:
 // verdicts that others have made by it count, and none can be made here. Where the Store
-// can't be read, it is what this gateway has.
+// can't be read, what was read last counts.
 func (f *Fleet) Database(ctx context.Context) (Database, error) {
 	own, ownErr := f.Own(ctx)
 	key := cache.Name(kindActive, "database")
 	raw, err := f.Store.Get(ctx, key)
 	var active activeRecord
-	if err == nil {
-		err = json.Unmarshal(raw, &active)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return own, ownErr
-	}
-	if err != nil {
+	unread := err != nil && !errors.Is(err, fs.ErrNotExist)
+	if err == nil && json.Unmarshal(raw, &active) != nil {
 		active = activeRecord{}
 	}
+	active.Database = f.remember(active.Database, unread)
 	if ownErr == nil && !newer(active.Database, own) {
 		f.tell(own, "")
-		f.announce(cache.Direct(ctx), key, raw, own, active.Database)
+		if !unread {
+			f.announce(cache.Direct(ctx), key, raw, own, active.Database)
+		}
 		return own, nil
 	}
 	if active.Checksum == "" || active.Checksum == own.Checksum { // which is stale here, by this gateway's limit
@@ -71,8 +74,22 @@ func (f *Fleet) Database(ctx context.Context) (Database, error) {
 	}
 	f.tell(active.Database, active.Checksum)
 	f.Behind()
+	if err := f.Fresh(active.Built); err != nil {
+		return Database{}, fmt.Errorf("of the build that gateways which share the store decide by: %w", err)
+	}
 	active.Elsewhere = true
 	return active.Database, nil
+}
+
+// remember keeps db as what was read last, and returns what counts: db, or what was read
+// before where db could not be.
+func (f *Fleet) remember(db Database, unread bool) Database {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !unread {
+		f.last = db
+	}
+	return f.last
 }
 
 // Lacks returns the build that others decide by and this gateway lacks, as of the last
@@ -136,7 +153,7 @@ func (s *Scanner) here(ctx context.Context, db Database) (Database, error) {
 	lacking := db
 	for until := time.Now().Add(databasePatience); db.Elsewhere; {
 		if time.Now().After(until) {
-			return db, fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"",
+			return db, fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"; where all are to go back to an older build, import that everywhere and run \"sluice cache purge active\"",
 				ErrDatabaseMissing, lacking.Built.UTC().Format(time.RFC3339))
 		}
 		select {

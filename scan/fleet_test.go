@@ -15,9 +15,67 @@ import (
 // inFleet has h decide by what it and others agree on; the count is of calls of Behind.
 func (h *house) inFleet(own func(context.Context) (Database, error)) (*Fleet, *atomic.Int32) {
 	var behind atomic.Int32
-	f := &Fleet{Store: h.store, Own: own, Behind: func() { behind.Add(1) }, Log: slog.New(slog.DiscardHandler)}
+	f := &Fleet{Store: h.store, Own: own, Fresh: always, Behind: func() { behind.Add(1) }, Log: slog.New(slog.DiscardHandler)}
 	h.Database = f.Database
 	return f, &behind
+}
+
+func always(time.Time) error { return nil }
+
+// gone is a Store that can't be reached while it is set.
+type gone struct {
+	cache.Store
+	down atomic.Bool
+}
+
+func (g *gone) Get(ctx context.Context, k cache.Key) ([]byte, error) {
+	if g.down.Load() {
+		return nil, cache.ErrDown
+	}
+	return g.Store.Get(ctx, k)
+}
+
+// TestDatabaseOutlivesTheStore checks that a gateway with an old build does not go back to it
+// when the Store, or the gateway with the new one, is gone, and not past what is too old.
+func TestDatabaseOutlivesTheStore(t *testing.T) {
+	old := Database{Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Checksum: "xxh64:1"}
+	recent := Database{Built: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Checksum: "xxh64:2"}
+	store := &gone{Store: new(cache.Memory)}
+	fleet := func(own Database) *Fleet {
+		return &Fleet{Store: store, Own: func(context.Context) (Database, error) { return own, nil }, Fresh: always, Behind: func() {}, Log: slog.New(slog.DiscardHandler)}
+	}
+	lags, leads := fleet(old), fleet(recent)
+	want := func(when string, f *Fleet, checksum string, elsewhere bool) {
+		t.Helper()
+		if db, err := f.Database(t.Context()); err != nil || db.Checksum != checksum || db.Elsewhere != elsewhere {
+			t.Errorf("%s: %+v, %v; want %s, elsewhere %v", when, db, err, checksum, elsewhere)
+		}
+	}
+	store.down.Store(true)
+	want("nothing was ever read", lags, old.Checksum, false)
+	store.down.Store(false)
+	want("alone", lags, old.Checksum, false)
+	want("the first with it", leads, recent.Checksum, false)
+	want("beside it", lags, recent.Checksum, true)
+	store.down.Store(true)
+	want("the store is gone", lags, recent.Checksum, true)
+	want("the store is gone for who has it", leads, recent.Checksum, false)
+	store.down.Store(false)
+	var ends time.Time
+	if err := store.Store.(cache.Walker).Walk(t.Context(), kindActive, func(e cache.Entry) error { ends = e.Ends; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(ends); left < 29*24*time.Hour {
+		t.Errorf("who has it being gone, it counts for %v only", left)
+	}
+	lags.Fresh = func(time.Time) error { return ErrDatabaseStale }
+	if db, err := lags.Database(t.Context()); !errors.Is(err, ErrDatabaseStale) {
+		t.Errorf("one that is too old by now: %+v, %v", db, err)
+	}
+	if err := store.Delete(t.Context(), cache.Name(kindActive, "database")); err != nil {
+		t.Fatal(err)
+	}
+	want("taken back", lags, old.Checksum, false)
 }
 
 // TestOneDatabase has a gateway with an old build decide by the verdicts of one with a new

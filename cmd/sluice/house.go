@@ -230,7 +230,7 @@ func (h *house) openScanner() error {
 	}
 	h.closers = append(h.closers, h.scanner.Close)
 	if h.local != nil {
-		h.fleet = &scan.Fleet{Store: h.store, Own: h.databases.Current, Behind: h.databases.Hurry, Log: h.log}
+		h.fleet = &scan.Fleet{Store: h.store, Own: h.databases.Current, Fresh: h.databases.Fresh, Behind: h.databases.Hurry, Log: h.log}
 		h.scanner.Database = h.fleet.Database
 	}
 	return nil

@@ -131,7 +131,11 @@ func (m *Mirror) news(ctx context.Context) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if string(raw) == m.sum || string(raw) == m.told {
+	if string(raw) == m.sum { // what comes next is news, also where it was told before
+		m.told = ""
+		return false
+	}
+	if string(raw) == m.told {
 		return false
 	}
 	m.told = string(raw)

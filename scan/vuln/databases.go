@@ -122,12 +122,12 @@ func (d *Databases) Current(ctx context.Context) (scan.Database, error) {
 		return scan.Database{}, fmt.Errorf("%w: the build in %s is damaged: %w; %s", scan.ErrDatabaseMissing, d.dir(r), err, remedy)
 	}
 	db := scan.Database{Built: r.Built, Checksum: r.Checksum, Dir: d.dir(r)}
-	return db, d.fresh(r.Built)
+	return db, d.Fresh(r.Built)
 }
 
-// fresh returns an error that wraps scan.ErrDatabaseStale if what was built then is too
+// Fresh returns an error that wraps scan.ErrDatabaseStale if what was built then is too
 // old to be relied on.
-func (d *Databases) fresh(built time.Time) error {
+func (d *Databases) Fresh(built time.Time) error {
 	age := d.clock().Sub(built)
 	if age < -skew {
 		return fmt.Errorf("%w, or its age can't be known: it was built %s, and this machine's clock says %s; set the clock, or where that is right, take a build that is older by \"sluice db import --force FILE\"",

@@ -75,7 +75,7 @@ func (d *Databases) update(ctx context.Context, progress func(done, total int64)
 	}
 	if stateOf(err) != Missing && !latest.Built.After(have.Built) {
 		if err := d.past(have.Built); err != nil { // then it is no use that nothing newer is there
-			return scan.Database{}, false, fail(Other, "the mirror's build, of %s, is not newer than the active one: %w", stamp(latest.Built.Time), d.fresh(have.Built))
+			return scan.Database{}, false, fail(Other, "the mirror's build, of %s, is not newer than the active one: %w", stamp(latest.Built.Time), d.Fresh(have.Built))
 		}
 		return have, false, nil
 	}
