@@ -28,9 +28,12 @@ type ObjectStore interface {
 
 const (
 	// A blob is kept in parts, so that others have its beginning while the rest comes: the
-	// first of firstPart bytes, each next one twice as large, up to largestPart.
+	// first of firstPart bytes, each next one twice as large, up to a partsOfBlob-th of the
+	// blob and at most largestPart. Of a blob that comes slowly a part is to come within
+	// fetchPatience: of up to 64 MiB it may be at 128 KiB/s, of a large one at 512 KiB/s.
 	firstPart   = 1 << 20
 	largestPart = 4 << 20
+	partsOfBlob = 64
 	// fetchLease is how long a replica that has died while it fetched a blob keeps others
 	// from fetching it.
 	fetchLease = 5 * time.Second
@@ -55,9 +58,10 @@ type part struct {
 // partsOf returns the parts that a blob is kept in.
 func partsOf(desc ocispec.Descriptor) (parts []part) {
 	size := int64(firstPart)
+	largest := min(max(firstPart, desc.Size/partsOfBlob), largestPart)
 	for from := int64(0); from < desc.Size; from += parts[len(parts)-1].size {
 		parts = append(parts, part{fmt.Sprintf("%s/%s.%d/%d", desc.Digest.Algorithm(), desc.Digest.Encoded(), desc.Size, len(parts)), min(size, desc.Size-from)})
-		size = min(2*size, largestPart)
+		size = min(2*size, largest)
 	}
 	return parts
 }
