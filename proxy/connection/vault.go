@@ -213,13 +213,13 @@ func (v *Vault) Info(ctx context.Context, name string) (Info, error) {
 
 // current returns the reading of an upstream, read anew when it is a second old.
 func (v *Vault) current(ctx context.Context, name string) (reading, error) {
-	v.mu.Lock()
-	r, ok := v.known[name]
-	v.mu.Unlock()
-	if ok && v.now().Sub(r.tried).Abs() < freshFor {
+	if r, ok := v.fresh(name); ok {
 		return r.usable(v.now())
 	}
 	flight := v.reads.DoChan(name, func() (any, error) {
+		if r, ok := v.fresh(name); ok { // of a flight that landed since
+			return r, nil
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 		defer cancel()
 		return v.refresh(ctx, name), nil
@@ -230,6 +230,14 @@ func (v *Vault) current(ctx context.Context, name string) (reading, error) {
 	case <-ctx.Done():
 		return reading{source: SourceNone}, ctx.Err()
 	}
+}
+
+// fresh returns the reading of an upstream where it is younger than a second.
+func (v *Vault) fresh(name string) (reading, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r, ok := v.known[name]
+	return r, ok && v.now().Sub(r.tried).Abs() < freshFor
 }
 
 // usable returns r where its credentials may be used at now.
