@@ -21,47 +21,69 @@ const (
 	lookEvery = 50 * time.Millisecond
 	// claimEvery is how often it tries to take the scan over.
 	claimEvery = time.Second
+	// databasePatience is how long an image waits for a replica that has the database which
+	// is decided by, or for that database.
+	databasePatience = 2 * time.Minute
 )
 
 // scanOnce returns the verdict on an image that replicas meet at the same time: one of
-// them scans it, and the others bring its blobs for their own clients and take the verdict
-// when it is published. Where the one dies, or fails, the next goes on.
+// them scans and matches it, and the others take the verdict when it is published, and bring
+// the blobs of one that is new for their own clients. Where the one dies, or fails, or lacks
+// the database that is decided by, the next goes on.
 func (g *Gateway) scanOnce(ctx context.Context, p *pull) (*scan.Verdict, error) {
 	v, err, mine := g.scanLeased(ctx, p)
 	if mine {
 		return v, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	brought := make(chan error, 1)
-	go func() { brought <- g.bring(ctx, p) }()
+	brought := make(chan struct{})
+	go func() {
+		defer close(brought)
+		if !g.Scanner.Catalogued(ctx, p.m.Digest) {
+			_ = g.bring(ctx, p) // else clients bring what they ask for
+		}
+	}()
 	defer func() {
 		cancel()
 		<-brought
 	}()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	claimed := time.Now()
+	claimed, held := time.Now(), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-tick.C:
 		}
-		if v, err := g.Scanner.Cached(ctx, p.m.Digest); err == nil {
-			p.elsewhere = true
+		if v, err := g.published(ctx, p); err == nil {
 			return v, g.bringConfig(ctx, p, v)
 		}
 		if time.Since(claimed) < claimEvery {
 			continue
 		}
-		if v, err, mine := g.scanLeased(ctx, p); mine {
+		v, err, mine := g.scanLeased(ctx, p)
+		switch {
+		case mine:
 			return v, err
+		case !errors.Is(err, scan.ErrDatabaseElsewhere):
+			held = time.Now()
+		case time.Since(held) > databasePatience:
+			return nil, err
 		}
 		claimed = time.Now()
 	}
 }
 
-// scanLeased scans the image of p, unless another replica does, or has taken it over.
+// published returns the verdict on the image of p that another replica has made.
+func (g *Gateway) published(ctx context.Context, p *pull) (*scan.Verdict, error) {
+	v, err := g.Scanner.Cached(ctx, p.m.Digest)
+	p.elsewhere = err == nil
+	return v, err
+}
+
+// scanLeased scans the image of p, unless another replica does, or has taken it over, or is
+// to match it: that is an error which wraps scan.ErrDatabaseElsewhere.
 func (g *Gateway) scanLeased(ctx context.Context, p *pull) (v *scan.Verdict, err error, mine bool) {
 	l, err := cache.Acquire(ctx, g.Store, "scan "+p.m.Digest.String(), g.Replica, scanLease)
 	switch {
@@ -73,19 +95,17 @@ func (g *Gateway) scanLeased(ctx context.Context, p *pull) (v *scan.Verdict, err
 		return nil, storeDown(err), true
 	}
 	defer l.Release()
-	v, err = g.Scanner.Known(l.Context(), p.m.Digest) // by who had the lease before
-	switch {
-	case err == nil:
-		p.elsewhere = true
+	if v, err = g.published(l.Context(), p); err == nil { // by who had the lease before
 		err = g.bringConfig(l.Context(), p, v)
-	case isMiss(err):
-		v, err = g.fetchAndScan(l.Context(), p, l.Token)
-	case ctx.Err() == nil:
-		err = storeDown(err)
+	} else {
+		v, err = g.knownOrScanned(l.Context(), p, l.Token)
 	}
-	if errors.Is(context.Cause(l.Context()), cache.ErrLost) {
+	switch {
+	case errors.Is(context.Cause(l.Context()), cache.ErrLost):
 		g.Log.Warn("the scan of an image goes to another replica: this one could not keep its lease in the store", "image", p.repo.String()+"@"+p.m.Digest.String())
 		return nil, nil, false
+	case errors.Is(err, scan.ErrDatabaseElsewhere):
+		return nil, err, false
 	}
 	return v, err, true
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/scan"
 )
 
 // replicas returns gateways that share their Store, each with a disk of its own.
@@ -72,6 +73,79 @@ func TestOneScanForAFleet(t *testing.T) {
 		})
 	}
 }
+
+// Replicas that meet an image while another matches it don't match it too: not in the moment
+// between its catalogue and its verdict, and not after a new database.
+func TestOneMatchForAFleet(t *testing.T) {
+	t.Parallel()
+	fleet := replicas(t, 3)
+	one := fleet[0]
+	slow := &longMatch{engine: one.engine, takes: time.Second}
+	for _, l := range fleet {
+		l.scanner.replace(slow)
+	}
+	img := one.push("acme/app", "1", 400_000)
+	matched := func() {
+		t.Helper()
+		for _, l := range fleet {
+			l.eventually("its verdict", func() bool { _, err := l.gateway.Scanner.Cached(t.Context(), img.digest); return err == nil })
+		}
+	}
+	one.want(200, "", "GET", manifestPath("acme/app", "1"))
+	one.eventually("its match", func() bool { return slow.now.Load() == 1 })
+	for _, l := range fleet {
+		l.want(200, "", "GET", manifestPath("acme/app", "1"))
+	}
+	matched()
+	one.engine.renew()
+	var pulls sync.WaitGroup
+	for _, l := range fleet { // allowed before, it is served meanwhile
+		pulls.Go(func() { l.want(200, "", "GET", blobPath("acme/app", img.layers[0])) })
+	}
+	pulls.Wait()
+	matched()
+	one.engine.mu.Lock()
+	defer one.engine.mu.Unlock()
+	if one.engine.scans != 1 || one.engine.matches != 2 || slow.most.Load() != 1 {
+		t.Errorf("%d catalogues and %d matches, at most %d at once, want 1, 2 and 1", one.engine.scans, one.engine.matches, slow.most.Load())
+	}
+}
+
+// A replica that lacks the database which is decided by meets an image first: it catalogues
+// it, and who has the database matches it at once.
+func TestWhoHasTheDatabaseMatches(t *testing.T) {
+	t.Parallel()
+	fleet := replicas(t, 2)
+	has, lags := fleet[0], fleet[1]
+	lags.scanner.replaceDatabase(func(ctx context.Context) (scan.Database, error) {
+		db, err := has.engine.database(ctx)
+		db.Elsewhere = true
+		return db, err
+	})
+	img := lags.push("acme/app", "1", 400_000)
+	lags.want(200, "", "GET", manifestPath("acme/app", "1"))
+	lags.eventually("its catalogue", func() bool { return lags.gateway.Scanner.Catalogued(t.Context(), img.digest) })
+	if r := lags.get("GET", blobPath("acme/app", img.config), 2*claimed); r.err == nil {
+		t.Errorf("nobody has matched it, and its config has the status %d", r.status)
+	}
+	has.want(200, "", "GET", manifestPath("acme/app", "1"))
+	began := time.Now()
+	for _, l := range []*lab{has, lags} {
+		l.want(200, "", "GET", blobPath("acme/app", img.config))
+		l.want(200, "", "GET", blobPath("acme/app", img.layers[0]))
+	}
+	if took := time.Since(began); took > 3*claimed {
+		t.Errorf("who has the database took %v", took)
+	}
+	has.engine.mu.Lock()
+	defer has.engine.mu.Unlock()
+	if has.engine.scans != 1 || has.engine.matches != 1 {
+		t.Errorf("%d catalogues and %d matches, want one of each", has.engine.scans, has.engine.matches)
+	}
+}
+
+// claimed is how often a replica tries to take a scan over.
+const claimed = time.Second
 
 // The replica that scans loses the Store: another takes the scan over within seconds, and
 // the first one takes the verdict from it.

@@ -140,24 +140,29 @@ func (g *Gateway) scanned(ctx context.Context, p *pull) (*scan.Verdict, error) {
 	defer g.queue.leave(p.ticket)
 	p.touch(g.now())
 	p.arrive()
+	if g.Replica != "" {
+		return g.scanOnce(ctx, p)
+	}
+	return g.knownOrScanned(ctx, p, 0)
+}
+
+// knownOrScanned returns the verdict on the image of p, for which it is fetched only where
+// nothing is known of it. fence is the token of the lease that this is done under, 0 for none.
+func (g *Gateway) knownOrScanned(ctx context.Context, p *pull, fence uint64) (*scan.Verdict, error) {
 	v, err := g.Scanner.Known(ctx, p.m.Digest)
 	switch {
 	case err == nil:
 		return v, g.bringConfig(ctx, p, v)
-	case ctx.Err() != nil:
-		return v, err
-	case !isMiss(err):
-		return nil, storeDown(err)
+	case isMiss(err):
+		return g.fetchAndScan(ctx, p, fence)
+	case ctx.Err() != nil, errors.Is(err, scan.ErrDatabaseElsewhere):
+		return nil, err
 	}
-	if g.Replica == "" {
-		return g.fetchAndScan(ctx, p, 0)
-	}
-	return g.scanOnce(ctx, p)
+	return nil, storeDown(err)
 }
 
 // fetchAndScan brings config and layers into the spool and through the stream guard,
-// side by side, and has them catalogued and matched. fence is the token of the lease that
-// it does this under, 0 for none.
+// side by side, and has them catalogued and matched, under the lease of that fence.
 func (g *Gateway) fetchAndScan(ctx context.Context, p *pull, fence uint64) (*scan.Verdict, error) {
 	var total int64
 	for _, d := range p.m.descriptors() {

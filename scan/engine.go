@@ -3,6 +3,7 @@ package scan
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -86,3 +87,7 @@ var (
 	ErrDatabaseMissing = errors.New("no vulnerability database")
 	ErrDatabaseStale   = errors.New("the vulnerability database is too old")
 )
+
+// ErrDatabaseElsewhere is wrapped by the error of a match that can't be made here yet: other
+// gateways decide by a newer database than this one has. It wraps ErrDatabaseMissing.
+var ErrDatabaseElsewhere = fmt.Errorf("%w", ErrDatabaseMissing)

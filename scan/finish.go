@@ -10,7 +10,8 @@ import (
 )
 
 // Finish returns the verdict, after all Layer calls have returned. It returns an error
-// only when ctx ends or it was called too early; whatever else goes wrong is a verdict
+// only when ctx ends, it was called too early, or the match has to wait for a database
+// (ErrDatabaseElsewhere; what was catalogued is stored); whatever else goes wrong is a verdict
 // that says so, and is not remembered unless the image's bytes are the reason.
 func (sc *Scan) Finish(ctx context.Context) (*Verdict, error) {
 	if v := sc.judge(); v != nil {

@@ -141,30 +141,8 @@ func (f *Fleet) announce(ctx context.Context, key cache.Key, old []byte, own, ac
 	}
 }
 
-// databasePatience is how long a match waits for a build that this gateway is fetching,
-// databaseLook how often it looks.
-const (
-	databasePatience = 2 * time.Minute
-	databaseLook     = 200 * time.Millisecond
-)
-
-// here returns the build to match with, db unless that is elsewhere: then it waits for it.
-func (s *Scanner) here(ctx context.Context, db Database) (Database, error) {
-	lacking := db
-	for until := time.Now().Add(databasePatience); db.Elsewhere; {
-		if time.Now().After(until) {
-			return db, fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"; where all are to go back to an older build, import that everywhere and run \"sluice cache purge active\"",
-				ErrDatabaseMissing, lacking.Built.UTC().Format(time.RFC3339))
-		}
-		select {
-		case <-ctx.Done():
-			return db, context.Cause(ctx)
-		case <-time.After(databaseLook):
-		}
-		var err error
-		if db, err = s.Database(ctx); err != nil {
-			return db, err
-		}
-	}
-	return db, nil
+// elsewhere returns the error of a match by db, which others have and this gateway lacks.
+func elsewhere(db Database) error {
+	return fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"; where all are to go back to an older build, import that everywhere and run \"sluice cache purge active\"",
+		ErrDatabaseElsewhere, db.Built.UTC().Format(time.RFC3339))
 }

@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -79,7 +80,7 @@ func TestDatabaseOutlivesTheStore(t *testing.T) {
 }
 
 // TestOneDatabase has a gateway with an old build decide by the verdicts of one with a new
-// build, and wait for that build where there is no verdict.
+// build, and match nothing before it has that build.
 func TestOneDatabase(t *testing.T) {
 	old := Database{Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Checksum: "xxh64:1", Dir: "old"}
 	recent := Database{Built: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), Checksum: "xxh64:2", Dir: "new"}
@@ -108,16 +109,25 @@ func TestOneDatabase(t *testing.T) {
 		}
 		return &Matches{DistroKnown: true}, nil
 	}
-	unknown := layerOf(tarOf(t, "b"))
-	before := behind.Load()
-	go func() {
-		for behind.Load() < before+5 && t.Context().Err() == nil { // it looks for the build again and again
-			time.Sleep(time.Millisecond)
-		}
-		has.Store(&recent)
-	}()
-	if v, _ := b.run(t, imageOf(t, ociConfig, unknown), unknown); v.Scan.State != Complete || v.Scan.Database.Checksum != recent.Checksum {
-		t.Errorf("an unknown image: %+v", v.Scan)
+	other := layerOf(tarOf(t, "b"))
+	unknown := imageOf(t, ociConfig, other)
+	sc, err := b.Begin(t.Context(), unknown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sc.Close()
+	if err := sc.Layer(t.Context(), 0, bytes.NewReader(other.bytes)); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := sc.Finish(t.Context()); !errors.Is(err, ErrDatabaseElsewhere) || !errors.Is(err, ErrDatabaseMissing) {
+		t.Errorf("an unknown image: %+v, %v", v, err)
+	}
+	if v, err := b.Known(t.Context(), unknown.Digest); !errors.Is(err, ErrDatabaseElsewhere) {
+		t.Errorf("one that is catalogued: %+v, %v", v, err)
+	}
+	has.Store(&recent)
+	if v, err := b.Known(t.Context(), unknown.Digest); err != nil || v.Scan.State != Complete || v.Scan.Database.Checksum != recent.Checksum {
+		t.Errorf("with the build: %+v, %v", v, err)
 	}
 	if lags.Lacks() != "" {
 		t.Errorf("it has the build and lacks %q", lags.Lacks())

@@ -55,7 +55,7 @@ var errTimeout = errors.New("it took longer than it may")
 // it any more.
 //
 // The verdict may say that there is none for now (failed, with a cause): such a one is
-// not remembered. Other errors are the Store's, or the end of ctx.
+// not remembered. Other errors are the Store's, ErrDatabaseElsewhere, or the end of ctx.
 func (s *Scanner) Known(ctx context.Context, d digest.Digest) (*Verdict, error) {
 	return s.flights.do(ctx, d, func(ctx context.Context) (*Verdict, error) {
 		rec, err := s.record(ctx, d)

@@ -79,7 +79,7 @@ func (s *Scanner) stored(ctx context.Context, rec *imageRecord, db Database) (*V
 
 // match returns the verdict on an image whose SBOM is at hand: the one that is stored
 // for today's database, or a new one, which it stores. It returns an error only when
-// ctx ends; a verdict that there is none is not stored.
+// ctx ends, or ErrDatabaseElsewhere; a verdict that there is none is not stored.
 func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Verdict, error) {
 	db, err := s.Database(ctx)
 	if ctx.Err() != nil {
@@ -93,14 +93,7 @@ func (s *Scanner) match(ctx context.Context, rec *imageRecord, sbom *SBOM) (*Ver
 		return v, err
 	}
 	if db.Elsewhere {
-		if db, err = s.here(ctx, db); ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		} else if err != nil {
-			return s.noDatabase(err), nil
-		}
-		if v, key, err = s.stored(ctx, rec, db); v != nil || err != nil {
-			return v, err
-		}
+		return nil, elsewhere(db)
 	}
 
 	limited, cancel := context.WithTimeoutCause(ctx, s.timeout(), errTimeout)
