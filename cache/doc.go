@@ -59,6 +59,8 @@
 //	bundle      Name(where it is from)         value: hash of the newest bundle of  71 B       24 hours
 //	                                           policies that a gateway has
 //	lease       Name(work)                     value: who does it                   100 B      5 s to 1 minute, renewed
+//	fetched     Name(digest)                   value: how many bytes of a blob have     10 B       8 s
+//	                                           come to who fetches it
 //	fence       Name(work)                     value: token of who did it last      50 B       24 hours
 //	events      Name(hour)                     map: id → event, at most 1,000       2 KiB each 30 days
 //	raised      Name(event's id)               value: when                          30 B       30 days; of a denial 1 hour

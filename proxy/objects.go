@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -29,17 +30,18 @@ type ObjectStore interface {
 const (
 	// A blob is kept in parts, so that others have its beginning while the rest comes: the
 	// first of firstPart bytes, each next one twice as large, up to a partsOfBlob-th of the
-	// blob and at most largestPart. Of a blob that comes slowly a part is to come within
-	// fetchPatience: of up to 64 MiB it may be at 128 KiB/s, of a large one at 512 KiB/s.
+	// blob and at most largestPart.
 	firstPart   = 1 << 20
 	largestPart = 4 << 20
 	partsOfBlob = 64
 	// fetchLease is how long a replica that has died while it fetched a blob keeps others
 	// from fetching it.
 	fetchLease = 5 * time.Second
-	// fetchPatience is how long a replica waits for the next part of a blob that another
-	// one fetches. Some clients give up on a blob of which nothing comes for longer.
+	// fetchPatience is how long a replica waits for another one that fetches a blob of which
+	// nothing comes. Some clients give up on such a one after little longer.
 	fetchPatience = 8 * time.Second
+	// fetchedEvery is how often a replica says how much has come of a blob that comes slowly.
+	fetchedEvery = 2 * time.Second
 	// uploadsAtOnce and maxUploads bound what one replica uploads, and what waits for it on
 	// its disk; a blob that finds no place is fetched from upstream by the others.
 	uploadsAtOnce = 16
@@ -48,6 +50,9 @@ const (
 	// discardTimeout bounds the removal of a damaged blob.
 	discardTimeout = 10 * time.Second
 )
+
+// kindFetched is how much has come of a blob to the replica that fetches it.
+const kindFetched cache.Kind = "fetched"
 
 // A part is a stretch of a blob.
 type part struct {
@@ -74,9 +79,10 @@ type sharedFill struct {
 	desc  ocispec.Descriptor
 	work  string // the lease of whoever fetches the blob from upstream
 	w     io.Writer
-	parts []part // that are still to come
-	n     int64  // bytes written
-	moved time.Time
+	parts []part    // that are still to come
+	n     int64     // bytes written
+	moved time.Time // when a part, or word of more bytes, last came
+	told  string    // the last word of that
 	sum   digest.Verifier
 }
 
@@ -224,6 +230,9 @@ func (f *sharedFill) await(ctx context.Context) error {
 	if held, err := cache.Held(ctx, f.g.Store, f.work); !held || err != nil {
 		return ctx.Err()
 	}
+	if told, err := f.g.Store.Get(ctx, fetchedKey(f.desc)); err == nil && string(told) != f.told {
+		f.told, f.moved = string(told), time.Now()
+	}
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -252,7 +261,7 @@ func (g *Gateway) upload(repo Repo, desc ocispec.Descriptor, lease *cache.Lease)
 		g.putting <- struct{}{}
 		outcome := "uploaded"
 		r := blob.NewReader(g.ctx)
-		if err := g.putParts(g.ctx, partsOf(desc), r); err != nil {
+		if err := g.putParts(g.ctx, partsOf(desc), &toldReader{Reader: r, tell: g.tellFetched(desc), at: time.Now()}); err != nil {
 			outcome = "not_uploaded"
 			g.Log.Warn("a blob could not be uploaded; other gateways fetch it from upstream", "digest", desc.Digest, "error", err)
 		}
@@ -265,6 +274,36 @@ func (g *Gateway) upload(repo Repo, desc ocispec.Descriptor, lease *cache.Lease)
 		g.upping--
 	})
 	return true
+}
+
+// A toldReader tells from time to time how many bytes came of what it reads.
+type toldReader struct {
+	io.Reader
+	tell func(n int64)
+	n    int64
+	at   time.Time // it was last told
+}
+
+func (r *toldReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.n += int64(n); n > 0 && time.Since(r.at) > fetchedEvery {
+		r.tell(r.n)
+		r.at = time.Now()
+	}
+	return n, err
+}
+
+// tellFetched lets others know how much has come of a blob. Where it can't they wait less long.
+func (g *Gateway) tellFetched(desc ocispec.Descriptor) func(n int64) {
+	return func(n int64) {
+		if err := g.Store.Put(g.ctx, fetchedKey(desc), strconv.AppendInt(nil, n, 10), fetchPatience); err != nil {
+			g.Log.Debug("can't tell other gateways how much of a blob has come", "digest", desc.Digest, "error", err)
+		}
+	}
+}
+
+func fetchedKey(desc ocispec.Descriptor) cache.Key {
+	return cache.Name(kindFetched, desc.Digest.String())
 }
 
 // putParts uploads parts as r brings them. The last byte of a blob comes when all of it is

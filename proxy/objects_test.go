@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/policy"
+	"github.com/sluicegate/sluice/proxy/proxytest"
 )
 
 // bucket is an object store with faults that a real one can't be made to have.
@@ -198,6 +199,30 @@ func TestFetchedOnceForAll(t *testing.T) {
 		all.Go(func() { l.pullWhole(img) })
 	}
 	all.Wait()
+	for _, d := range append(img.layers, img.config) {
+		if n, _ := l.origin.Served(d.Digest); n != 1 {
+			t.Errorf("%s was fetched from upstream %d times", d.Digest, n)
+		}
+	}
+}
+
+// A blob comes so slowly that its first part takes longer than replicas wait for one that
+// stands still: they wait for it, and upstream sends it once.
+func TestSlowlyFetchedOnceForAll(t *testing.T) {
+	t.Parallel()
+	b := &bucket{objects: map[string][]byte{}}
+	l := newLab(t, fronts(proxytest.Origin{Bandwidth: 110_000}), sharing(b))
+	img := l.push("acme/app", "1", 1_200_000)
+	two := l.another(sharing(b))
+	began := time.Now()
+	var all sync.WaitGroup
+	for _, l := range []*lab{l, two} {
+		all.Go(func() { l.pullWhole(img) })
+	}
+	all.Wait()
+	if took := time.Since(began); took < 10*time.Second {
+		t.Errorf("it came after %v: that was not slow", took)
+	}
 	for _, d := range append(img.layers, img.config) {
 		if n, _ := l.origin.Served(d.Digest); n != 1 {
 			t.Errorf("%s was fetched from upstream %d times", d.Digest, n)
