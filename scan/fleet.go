@@ -50,22 +50,20 @@ type activeRecord struct {
 }
 
 // Database returns the build to decide by. Where this gateway lacks it, it is Elsewhere:
-// verdicts that others have made by it count, and none can be made here. Where the Store
-// can't be read, what was read last counts.
+// verdicts that others have made by it count, and none can be made here. Where the Store,
+// or what it has, can't be read, what was read last counts.
 func (f *Fleet) Database(ctx context.Context) (Database, error) {
 	own, ownErr := f.Own(ctx)
 	key := cache.Name(kindActive, "database")
 	raw, err := f.Store.Get(ctx, key)
 	var active activeRecord
-	unread := err != nil && !errors.Is(err, fs.ErrNotExist)
-	if err == nil && json.Unmarshal(raw, &active) != nil {
-		active = activeRecord{}
-	}
+	damaged := errors.Is(err, cache.ErrDamaged) || err == nil && json.Unmarshal(raw, &active) != nil
+	unread := damaged || err != nil && !errors.Is(err, fs.ErrNotExist)
 	active.Database = f.remember(active.Database, unread)
 	if ownErr == nil && !newer(active.Database, own) {
 		f.tell(own, "")
-		if !unread {
-			f.announce(cache.Direct(ctx), key, raw, own, active.Database)
+		if damaged || !unread {
+			f.announce(cache.Direct(ctx), key, raw, damaged, own, active.Database)
 		}
 		return own, nil
 	}
@@ -122,18 +120,22 @@ func (f *Fleet) tell(db Database, lacks string) {
 
 // announce has others know that this gateway decides by own, from time to time. That it
 // can't is no trouble of the decision: the next call tries again.
-func (f *Fleet) announce(ctx context.Context, key cache.Key, old []byte, own, active Database) {
+func (f *Fleet) announce(ctx context.Context, key cache.Key, old []byte, damaged bool, own, active Database) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now := time.Now(); active.Checksum == own.Checksum && now.Sub(f.renewed) < activeEvery {
+	if now := time.Now(); !damaged && active.Checksum == own.Checksum && now.Sub(f.renewed) < activeEvery {
 		return
 	} else {
 		f.renewed = now
 	}
 	b, err := json.Marshal(activeRecord{own, f.renewed})
-	if err == nil && old == nil {
+	switch {
+	case err != nil:
+	case damaged:
+		err = f.Store.Put(ctx, key, b, activeTTL)
+	case old == nil:
 		_, err = f.Store.PutNew(ctx, key, b, activeTTL)
-	} else if err == nil { // where another was quicker, the next call sees what it wrote
+	default: // where another was quicker, the next call sees what it wrote
 		_, err = f.Store.PutIf(ctx, key, old, b, activeTTL)
 	}
 	if err != nil {

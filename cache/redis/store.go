@@ -178,8 +178,8 @@ func (s *Store) ask(ctx context.Context, verb string, k cache.Key, do func(conte
 func (s *Store) unpack(verb string, k cache.Key, packed string) ([]byte, error) {
 	value, err := s.codec.Unpack([]byte(packed))
 	if err != nil {
-		return nil, fmt.Errorf("%s %q: what is in Redis at %s under %s is damaged, or not from sluice: %w; delete that key there to go on without it",
-			verb, k, s.addr, s.key(k), err)
+		return nil, fmt.Errorf("%s %q: %w, or is not from sluice, in Redis at %s under %s: %w; delete that key there to go on without it",
+			verb, k, cache.ErrDamaged, s.addr, s.key(k), err)
 	}
 	return value, nil
 }
