@@ -22,6 +22,9 @@ const (
 	// be verdicts by it, since by an older one what it denies would be allowed.
 	activeTTL   = 30 * 24 * time.Hour
 	activeEvery = time.Minute // is it renewed by those that have it
+	// absentFor is how long a record has to be gone from the Store to be gone: where Redis was
+	// flushed, or has lost it, those that have the build write it again in less.
+	absentFor = time.Minute
 )
 
 // A Fleet has gateways that share a Store decide by one build of the vulnerability
@@ -39,8 +42,9 @@ type Fleet struct {
 
 	mu      sync.Mutex // guards what follows
 	renewed time.Time
-	behind  string   // checksum of the build that this gateway lacks, "" for none
-	last    Database // what was read last of the build to decide by
+	behind  string    // checksum of the build that this gateway lacks, "" for none
+	last    Database  // what was read last of the build to decide by
+	absent  time.Time // since when the Store has none; zero while it has one, or can't be read
 }
 
 // An activeRecord is what is stored under kindActive.
@@ -51,7 +55,8 @@ type activeRecord struct {
 
 // Database returns the build to decide by. Where this gateway lacks it, it is Elsewhere:
 // verdicts that others have made by it count, and none can be made here. Where the Store,
-// or what it has, can't be read, what was read last counts.
+// or what it has, can't be read, what was read last counts, and for a minute where the Store
+// has none any more.
 func (f *Fleet) Database(ctx context.Context) (Database, error) {
 	own, ownErr := f.Own(ctx)
 	key := cache.Name(kindActive, "database")
@@ -59,7 +64,7 @@ func (f *Fleet) Database(ctx context.Context) (Database, error) {
 	var active activeRecord
 	damaged := errors.Is(err, cache.ErrDamaged) || err == nil && json.Unmarshal(raw, &active) != nil
 	unread := damaged || err != nil && !errors.Is(err, fs.ErrNotExist)
-	active.Database = f.remember(active.Database, unread)
+	active.Database = f.remember(active.Database, err, unread)
 	if ownErr == nil && !newer(active.Database, own) {
 		f.tell(own, "")
 		if damaged || !unread {
@@ -79,12 +84,19 @@ func (f *Fleet) Database(ctx context.Context) (Database, error) {
 	return active.Database, nil
 }
 
-// remember keeps db as what was read last, and returns what counts: db, or what was read
-// before where db could not be.
-func (f *Fleet) remember(db Database, unread bool) Database {
+// remember keeps db, which was read with that error, as what was read last, and returns what
+// counts: db, or what was read before where db could not be, or is not there lately.
+func (f *Fleet) remember(db Database, err error, unread bool) Database {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !unread {
+	now := time.Now()
+	switch {
+	case unread:
+	case err == nil:
+		f.last, f.absent = db, time.Time{}
+	case f.absent.IsZero():
+		f.absent = now
+	case now.Sub(f.absent) >= absentFor:
 		f.last = db
 	}
 	return f.last
@@ -123,7 +135,7 @@ func (f *Fleet) tell(db Database, lacks string) {
 func (f *Fleet) announce(ctx context.Context, key cache.Key, old []byte, damaged bool, own, active Database) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now := time.Now(); !damaged && active.Checksum == own.Checksum && now.Sub(f.renewed) < activeEvery {
+	if now := time.Now(); old != nil && !damaged && active.Checksum == own.Checksum && now.Sub(f.renewed) < activeEvery {
 		return
 	} else {
 		f.renewed = now
@@ -145,6 +157,6 @@ func (f *Fleet) announce(ctx context.Context, key cache.Key, old []byte, damaged
 
 // elsewhere returns the error of a match by db, which others have and this gateway lacks.
 func elsewhere(db Database) error {
-	return fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"; where all are to go back to an older build, import that everywhere and run \"sluice cache purge active\"",
+	return fmt.Errorf("%w like the one that the other gateways decide by (built %s): this one is still fetching it; try again, and if that goes on, run \"sluice db update\" here, or \"sluice db import FILE\"; where all are to go back to an older build, import that everywhere, run \"sluice cache purge active\" and wait a minute",
 		ErrDatabaseElsewhere, db.Built.UTC().Format(time.RFC3339))
 }

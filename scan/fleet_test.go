@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluicegate/sluice/cache"
@@ -73,10 +74,25 @@ func TestDatabaseOutlivesTheStore(t *testing.T) {
 	if db, err := lags.Database(t.Context()); !errors.Is(err, ErrDatabaseStale) {
 		t.Errorf("one that is too old by now: %+v, %v", db, err)
 	}
-	if err := store.Delete(t.Context(), cache.Name(kindActive, "database")); err != nil {
-		t.Fatal(err)
+	lags.Fresh = always
+	purge := func() {
+		if err := store.Delete(t.Context(), cache.Name(kindActive, "database")); err != nil {
+			t.Fatal(err)
+		}
 	}
-	want("taken back", lags, old.Checksum, false)
+	want("who has it reads it too", leads, recent.Checksum, false)
+	synctest.Test(t, func(t *testing.T) {
+		purge()
+		want("just lost", lags, recent.Checksum, true)
+		time.Sleep(activeEvery / 2)
+		want("for who has it", leads, recent.Checksum, false)
+		want("written again", fleet(old), recent.Checksum, true)
+		want("read again", lags, recent.Checksum, true)
+		purge()
+		want("lost again", lags, recent.Checksum, true)
+		time.Sleep(absentFor)
+		want("taken back", lags, old.Checksum, false)
+	})
 }
 
 // TestOneDatabase has a gateway with an old build decide by the verdicts of one with a new
