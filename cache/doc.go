@@ -20,8 +20,8 @@
 //	kind        key                            entry                                size       life
 //	layer       Recipe(layer digest, size,     value: diff ID, coverage             1 KiB      90 days
 //	            guard version, bounds)
-//	image       Recipe(image digest, guard,    value: SBOM key, guard's problems    10 KiB     90 days
-//	            bounds, syft version, settings)
+//	image       Recipe(image digest, guard,    value: SBOM key, guard's problems    10 KiB     90 days; unreadable 24 hours,
+//	            bounds, syft version, settings)                                           past a bound 1 hour
 //	sbom        Recipe(diff IDs, config,       value: SBOM                          to 64 MiB  90 days
 //	            syft version, settings)
 //	packages    Recipe(SBOM key)               value: packages and their licences   200 KiB    90 days
@@ -37,10 +37,11 @@
 //	vouched     Name(repository, blob)         value: empty: upstream has it there  0          30 days
 //	mixed       Name(repository)               value: empty: its images may list    0          30 days from last use
 //	                                           blobs by sha512
-//	missed      Name(digest, database)         value: when its verdict was first    30 B       twice StaleTags
+//	missed      Name(digest, database)         value: when its verdict was first    30 B       twice stale_tags
 //	                                           missed
 //	parents     Name(repository, digest)       map: index digest → when             100 B each 30 days from last use
-//	tag         Name(repository, tag)          value: digest, when it was checked   200 B      24 hours
+//	tag         Name(repository, tag)          value: digest, when it was checked   200 B      30 days; one that upstream
+//	                                                                                      lacks: negative_ttl
 //	base        Name(repository, tag)          value: what it points at, as some    10 KiB     24 hours
 //	                                           image's base
 //	baselayers  Name(repository, digest,       value: the layers of a base          5 KiB      30 days
@@ -70,12 +71,15 @@
 //	                                           take; at most 1,000
 //	again       Name(hash of its URL)          map: event's id → what is to be      2 KiB each 30 days
 //	                                           sent again
-//	signatures  Name(repository, digest,       value: what was found and verified   to 300 KiB StaleTags
+//	signatures  Name(repository, digest,       value: what was found and verified   to 300 KiB 24 hours
 //	            hash of trust)
 //	audit       Name(day)                      map: id → who changed what           1 KiB each 400 days
 //	waivers     Name("all")                    map: id → waiver                      to 4 KiB   until removed
 //	waiversat   Name("all")                    value: random, new at each change    30 B       for ever
 //	connection  Name("all")                    map: upstream → sealed pull token    1 KiB each for ever
+//
+// What lives for 30 days from its last use, and a tag, lives by gate.relation_ttl; what
+// lives for 24 hours as a base or a signature, by gate.stale_tags.
 //
 // A map is what several writers add to; a value has one author. A history has a
 // field for each fact (first seen, tags, last allowed), so that two replicas
