@@ -15,6 +15,10 @@ import (
 // now. What is stored may be well.
 var ErrDown = errors.New("the store is out of reach")
 
+// ErrFull is wrapped by the error of a write that a Store has no room for. What it holds it
+// still answers.
+var ErrFull = errors.New("the store is full")
+
 // Staleness is how old what a Local answers may be at most, while its Store can be heard:
 // older copies are read anew. A change that another process has made is usually known
 // within milliseconds; this is the bound where news of it got lost.
@@ -48,6 +52,8 @@ type Local struct {
 	slow    time.Time // until then the Store is not asked where there is a copy
 	cause   error     // why it is out of reach, nil where it isn't
 	since   time.Time // that it is or isn't
+	filled  time.Time // when it had no room first, zero where it has
+	full    time.Time // when it had no room last
 	stats   LocalStats
 }
 
@@ -84,6 +90,9 @@ const (
 	copyPatience = 250 * time.Millisecond
 	// restFor is how long a Store that has failed, or was slow, is left alone.
 	restFor = time.Second
+	// roomFor is how long ago a Store must have been full to be said to have room again:
+	// at the brim one write fails, and the next does not.
+	roomFor = 10 * time.Second
 )
 
 type directKey struct{}
@@ -257,18 +266,18 @@ func (l *Local) stale(c *copied) *copied {
 
 // Put implements Store.
 func (l *Local) Put(ctx context.Context, k Key, value []byte, ttl time.Duration) error {
-	return l.write(k, func() error { return l.store.Put(ctx, k, value, ttl) })
+	return l.keep(k, func() error { return l.store.Put(ctx, k, value, ttl) })
 }
 
 // PutNew implements Store.
 func (l *Local) PutNew(ctx context.Context, k Key, value []byte, ttl time.Duration) (there []byte, err error) {
-	err = l.write(k, func() error { there, err = l.store.PutNew(ctx, k, value, ttl); return err })
+	err = l.keep(k, func() error { there, err = l.store.PutNew(ctx, k, value, ttl); return err })
 	return there, err
 }
 
 // PutIf implements Store.
 func (l *Local) PutIf(ctx context.Context, k Key, old, value []byte, ttl time.Duration) (stored bool, err error) {
-	err = l.write(k, func() error { stored, err = l.store.PutIf(ctx, k, old, value, ttl); return err })
+	err = l.keep(k, func() error { stored, err = l.store.PutIf(ctx, k, old, value, ttl); return err })
 	return stored, err
 }
 
@@ -279,7 +288,7 @@ func (l *Local) Delete(ctx context.Context, k Key) error {
 
 // PutField implements Store.
 func (l *Local) PutField(ctx context.Context, k Key, field string, value []byte, ttl time.Duration) error {
-	return l.write(k, func() error { return l.store.PutField(ctx, k, field, value, ttl) })
+	return l.keep(k, func() error { return l.store.PutField(ctx, k, field, value, ttl) })
 }
 
 // DeleteField implements Store.
@@ -289,6 +298,26 @@ func (l *Local) DeleteField(ctx context.Context, k Key, field string) error {
 
 // Ping implements Store. It asks the Store, also one that is left alone.
 func (l *Local) Ping(ctx context.Context) error { return l.store.Ping(ctx) }
+
+// keep does what needs room, and changes the entry under k.
+func (l *Local) keep(k Key, do func() error) error {
+	err := l.write(k, do)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	switch {
+	case errors.Is(err, ErrFull):
+		if l.filled.IsZero() {
+			l.config.Log.Error("the store has no room: what it holds answers, what is new is refused until there is", "error", err)
+			l.filled = now
+		}
+		l.full = now
+	case err == nil && !l.filled.IsZero() && now.Sub(l.full) > roomFor:
+		l.config.Log.Info("the store has room again", "after", now.Sub(l.filled).Round(time.Millisecond))
+		l.filled = time.Time{}
+	}
+	return err
+}
 
 // write does what changes the entry under k.
 func (l *Local) write(k Key, do func() error) error {

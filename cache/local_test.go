@@ -362,6 +362,31 @@ func TestLocalWithoutStore(t *testing.T) {
 	}
 }
 
+// TestLocalFullStore checks that a Store without room is said to be so once, that what it
+// holds is answered, and that forgetting something is not taken for room.
+func TestLocalFullStore(t *testing.T) {
+	s, log := newShared(), new(logged)
+	l := newLocal(t, s, cache.LocalConfig{Log: slog.New(slog.NewTextHandler(log, nil))})
+	k := cache.Name("tag", "a")
+	put(t, l, k, "1")
+	wantValue(t, l, k, "1")
+	s.set(func(s *shared) { s.err = fmt.Errorf("OOM: %w", cache.ErrFull) })
+	for range 3 {
+		if err := l.Put(t.Context(), cache.Name("tag", "b"), nil, 0); !errors.Is(err, cache.ErrFull) {
+			t.Fatalf("Put without room: %v", err)
+		}
+		wantValue(t, l, k, "1")
+	}
+	s.set(func(s *shared) { s.err = nil })
+	if err := l.Delete(t.Context(), cache.Name("tag", "c")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, l, k, "2") // too early to say that there is room for good
+	if full, room := log.count("level=ERROR"), log.count("level=INFO"); full != 1 || room != 0 || l.Stats().Down != nil {
+		t.Errorf("%d and %d lines, down: %v:\n%s", full, room, l.Stats().Down, log.text.String())
+	}
+}
+
 // TestLocalSlowStore checks that a slow Store holds up only what has no copy.
 func TestLocalSlowStore(t *testing.T) {
 	s := newShared()

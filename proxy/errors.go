@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/sluicegate/sluice/cache"
 	"github.com/sluicegate/sluice/cache/spool"
 	"github.com/sluicegate/sluice/proxy/auth"
 	"github.com/sluicegate/sluice/proxy/auth/oidc"
@@ -82,6 +84,17 @@ func (e *Error) Write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(e.Status)
 	w.Write(b)
+}
+
+// LogFailed writes that a request failed in the gateway itself; more goes before the error.
+// For as long as the Store is out of reach or full that is for debugging: cache.Local says
+// once that it is, and once that it isn't any more.
+func LogFailed(log *slog.Logger, r *http.Request, err error, more ...any) {
+	level := slog.LevelError
+	if errors.Is(err, cache.ErrDown) || errors.Is(err, cache.ErrFull) {
+		level = slog.LevelDebug
+	}
+	log.Log(r.Context(), level, "request failed", append(append([]any{"method", r.Method, "path", r.URL.Path}, more...), "error", err)...)
 }
 
 // fromUpstream turns an error of the upstream into the answer that a client can act

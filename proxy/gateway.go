@@ -228,7 +228,7 @@ func (g *Gateway) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case e.Status >= 500:
-		g.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", e)
+		LogFailed(g.Log, r, e)
 	default:
 		g.Log.Debug("request refused", "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", e)
 	}

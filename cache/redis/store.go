@@ -169,7 +169,7 @@ func (s *Store) ask(ctx context.Context, verb string, k cache.Key, do func(conte
 	case limited.Err() != nil: // not wrapped: it is not the caller's deadline
 		return downError{fmt.Errorf("%s %q: no answer from Redis at %s within %v", verb, k, s.addr, s.timeout)}
 	case redis.HasErrorPrefix(err, "OOM"):
-		return fmt.Errorf("%s %q: the memory of Redis at %s is full: give it more (maxmemory), or shorten what is kept: %w", verb, k, s.addr, err)
+		return fmt.Errorf("%s %q: the memory of Redis at %s is full: give it more (maxmemory), or shorten what is kept: %w: %w", verb, k, s.addr, cache.ErrFull, err)
 	}
 	return downError{fmt.Errorf("%s %q: %w", verb, k, s.unreachable(ctx, err))}
 }

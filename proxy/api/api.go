@@ -103,7 +103,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var e *proxy.Error
 	if !errors.As(err, &e) {
-		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		proxy.LogFailed(h.Log, r, err)
 		e = &proxy.Error{Status: http.StatusInternalServerError, Code: "UNAVAILABLE", Message: "the gateway failed; its log says why"}
 	}
 	e.Write(w)

@@ -137,7 +137,7 @@ func (h *Handler) checkOne(r *http.Request, caller auth.Caller, q proxy.Question
 		e = &proxy.Error{Status: http.StatusInternalServerError, Code: "UNAVAILABLE", Message: "the gateway failed; its log says why"}
 	}
 	if e.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
-		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "image", q.Image, "error", err)
+		proxy.LogFailed(h.Log, r, err, "image", q.Image)
 	}
 	return CheckedImage{Image: q.Image, Error: &CheckError{e.Status, e.Code, e.Message}}
 }

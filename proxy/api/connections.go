@@ -93,7 +93,7 @@ func (c *Connections) answer(do func(*http.Request, *upstream.Registry) (any, er
 		}
 		var e *proxy.Error
 		if !errors.As(err, &e) {
-			c.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+			proxy.LogFailed(c.Log, r, err)
 			e = &proxy.Error{Status: http.StatusInternalServerError, Code: "UNAVAILABLE", Message: err.Error()}
 		}
 		e.Write(w)

@@ -98,7 +98,7 @@ func (h *Waivers) answer(do func(*http.Request) (any, error)) http.HandlerFunc {
 		case errors.As(err, &blame):
 			e = &proxy.Error{Status: waiverStatus[blame.Kind], Code: "UNSUPPORTED", Message: blame.Message}
 		default:
-			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+			proxy.LogFailed(h.Log, r, err)
 			e = &proxy.Error{Status: http.StatusInternalServerError, Code: "UNAVAILABLE", Message: err.Error()}
 		}
 		e.Write(w)

@@ -77,7 +77,7 @@ func (h *WhatIfs) Handler() http.Handler {
 		}
 		var e *proxy.Error
 		if !errors.As(err, &e) {
-			h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+			proxy.LogFailed(h.Log, r, err)
 			e = &proxy.Error{Status: http.StatusInternalServerError, Code: "UNAVAILABLE", Message: err.Error()}
 		}
 		if s.begun {
