@@ -3,7 +3,6 @@ package proxy_test
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -124,22 +123,34 @@ func (w *world) finale() error {
 	if err := w.settle(w.cast.images...); err != nil {
 		return err
 	}
-	sent := map[*stream]pair{}
 	for p := range w.model.windows {
 		img := w.cast.image(p.image)
 		if img.broken || !w.model.allowed(p) {
 			continue
 		}
-		for i, d := range img.blobs {
-			sent[w.send(call{caller: p.caller, method: http.MethodGet, repo: p.repo, house: i % len(w.houses), of: img, kind: "blobs", ref: d.Digest.String(), blob: true})] = p
-		}
-	}
-	if err := w.finish(slices.Collect(maps.Keys(sent))...); err != nil {
-		return err
-	}
-	for s, p := range sent {
-		if o := s.outcome(); (o.status != http.StatusOK || !o.whole) && w.model.allowed(p) {
-			return fmt.Errorf("%s: allowed, but %d %s %w", s, o.status, o.message, o.err)
+		err := w.eventually(p.image+" is served whole", func() (bool, error) {
+			var sent []*stream
+			for i, d := range img.blobs {
+				sent = append(sent, w.send(call{caller: p.caller, method: http.MethodGet, repo: p.repo, house: i % len(w.houses), of: img, kind: "blobs", ref: d.Digest.String(), blob: true}))
+			}
+			if err := w.finish(sent...); err != nil {
+				return false, err
+			}
+			late := false
+			for _, s := range sent {
+				o := s.outcome()
+				switch {
+				case o.status == http.StatusOK && o.whole || !w.model.allowed(p):
+				case o.status == http.StatusServiceUnavailable: // see answered
+					late = true
+				default:
+					return false, fmt.Errorf("%s: allowed, but %d %s %w", s, o.status, o.message, o.err)
+				}
+			}
+			return !late, nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	w.rest(3 * patience)

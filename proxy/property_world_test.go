@@ -269,6 +269,7 @@ func (w *world) answered(s *stream) error {
 	o := s.outcome()
 	switch {
 	case s.excused:
+	case o.status == http.StatusServiceUnavailable: // late, on a busy machine; that it ends is for settle
 	case (o.status == 0 || o.status == http.StatusBadGateway) && s.blob && w.cast.lied(s.repo, s.digest()):
 	case o.status >= 500:
 		return fmt.Errorf("%s: %d %s", s, o.status, o.message)
