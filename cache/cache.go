@@ -16,7 +16,8 @@ import (
 // test with errors.Is and need not import this package for it.
 var ErrNotExist = fs.ErrNotExist
 
-// ErrDamaged is wrapped by the error of reading what has other bytes than were stored.
+// ErrDamaged is wrapped by the error of reading what has other bytes than were stored, and
+// by that of using what is of another type.
 var ErrDamaged = errors.New("what is stored was damaged")
 
 // MaxValue is the largest value, in bytes, that a Store accepts.
@@ -103,7 +104,7 @@ func Check(k Key, field string, value []byte, ttl time.Duration) error {
 // Every Store guarantees, and cachetest checks:
 //
 //   - An entry is a value of up to MaxValue bytes, or a map of named fields; the
-//     two never share a key: to use one as the other is an error and changes nothing.
+//     two never share a key: to use one as the other is an error that wraps ErrDamaged and changes nothing.
 //     A value may be empty. A map with no fields does not exist.
 //   - A write that returned nil is seen by every later read of every user of the
 //     Store, and survives a crash of the process.

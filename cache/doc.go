@@ -94,7 +94,9 @@
 // what nobody asks for any more is forgotten when its life ends.
 //
 // A Store that is damaged or out of reach answers with an error and never with a
-// miss, since a miss of a kill list entry or of a denial would let an image pass.
+// miss, since a miss of a waiver's end or of a denial would let an image pass. A Local
+// deletes and logs what is damaged of those kinds that it is told can be made again; of the
+// others, as of listings, what needs them is refused with the name of the key to delete.
 //
 // There is no transaction over several keys. Each entry is whole by itself, and
 // every reader checks what it reads against what it asked for, so that the order in

@@ -67,7 +67,11 @@ type LocalConfig struct {
 	// Never are kinds of which no copy is good without the Store: who reads them has a
 	// rule of its own for that, or needs them as they are.
 	Never []Kind
-	Log   *slog.Logger // nil: nothing is logged
+	// Remade are kinds whose entries are made again where they are missing, and whose want
+	// lets nothing pass. One that is damaged, or of another type, is deleted and logged, and
+	// is a miss.
+	Remade []Kind
+	Log    *slog.Logger // nil: nothing is logged
 }
 
 // LocalStats counts what a Local has done, and says how the Store is.
@@ -135,6 +139,9 @@ func (l *Local) Stats() LocalStats {
 func (l *Local) Get(ctx context.Context, k Key) ([]byte, error) {
 	c, err := l.read(ctx, copyKey{k, false}, func(ctx context.Context) (*copied, error) {
 		value, err := l.store.Get(ctx, k)
+		if l.mend(ctx, k, err) {
+			err = fmt.Errorf("get %q: it was damaged, and is deleted: %w", k, ErrNotExist)
+		}
 		if errors.Is(err, ErrNotExist) {
 			return &copied{miss: err, cost: copyCost}, nil
 		}
@@ -153,6 +160,9 @@ func (l *Local) Get(ctx context.Context, k Key) ([]byte, error) {
 func (l *Local) Fields(ctx context.Context, k Key) (map[string][]byte, error) {
 	c, err := l.read(ctx, copyKey{k, true}, func(ctx context.Context) (*copied, error) {
 		fields, err := l.store.Fields(ctx, k)
+		if l.mend(ctx, k, err) {
+			err = nil
+		}
 		cost := int64(copyCost)
 		for name, value := range fields {
 			cost += copyCost/2 + int64(len(name)+len(value))
@@ -266,42 +276,42 @@ func (l *Local) stale(c *copied) *copied {
 
 // Put implements Store.
 func (l *Local) Put(ctx context.Context, k Key, value []byte, ttl time.Duration) error {
-	return l.keep(k, func() error { return l.store.Put(ctx, k, value, ttl) })
+	return l.keep(ctx, k, func() error { return l.store.Put(ctx, k, value, ttl) })
 }
 
 // PutNew implements Store.
 func (l *Local) PutNew(ctx context.Context, k Key, value []byte, ttl time.Duration) (there []byte, err error) {
-	err = l.keep(k, func() error { there, err = l.store.PutNew(ctx, k, value, ttl); return err })
+	err = l.keep(ctx, k, func() error { there, err = l.store.PutNew(ctx, k, value, ttl); return err })
 	return there, err
 }
 
 // PutIf implements Store.
 func (l *Local) PutIf(ctx context.Context, k Key, old, value []byte, ttl time.Duration) (stored bool, err error) {
-	err = l.keep(k, func() error { stored, err = l.store.PutIf(ctx, k, old, value, ttl); return err })
+	err = l.keep(ctx, k, func() error { stored, err = l.store.PutIf(ctx, k, old, value, ttl); return err })
 	return stored, err
 }
 
 // Delete implements Store.
 func (l *Local) Delete(ctx context.Context, k Key) error {
-	return l.write(k, func() error { return l.store.Delete(ctx, k) })
+	return l.write(ctx, k, func() error { return l.store.Delete(ctx, k) })
 }
 
 // PutField implements Store.
 func (l *Local) PutField(ctx context.Context, k Key, field string, value []byte, ttl time.Duration) error {
-	return l.keep(k, func() error { return l.store.PutField(ctx, k, field, value, ttl) })
+	return l.keep(ctx, k, func() error { return l.store.PutField(ctx, k, field, value, ttl) })
 }
 
 // DeleteField implements Store.
 func (l *Local) DeleteField(ctx context.Context, k Key, field string) error {
-	return l.write(k, func() error { return l.store.DeleteField(ctx, k, field) })
+	return l.write(ctx, k, func() error { return l.store.DeleteField(ctx, k, field) })
 }
 
 // Ping implements Store. It asks the Store, also one that is left alone.
 func (l *Local) Ping(ctx context.Context) error { return l.store.Ping(ctx) }
 
 // keep does what needs room, and changes the entry under k.
-func (l *Local) keep(k Key, do func() error) error {
-	err := l.write(k, do)
+func (l *Local) keep(ctx context.Context, k Key, do func() error) error {
+	err := l.write(ctx, k, do)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -320,7 +330,29 @@ func (l *Local) keep(k Key, do func() error) error {
 }
 
 // write does what changes the entry under k.
-func (l *Local) write(k Key, do func() error) error {
+func (l *Local) write(ctx context.Context, k Key, do func() error) error {
+	err := l.change(k, do)
+	if l.mend(ctx, k, err) {
+		err = l.change(k, do)
+	}
+	return err
+}
+
+// mend deletes the entry under k where err says that it is damaged and its kind is made
+// again, and reports whether it did.
+func (l *Local) mend(ctx context.Context, k Key, err error) bool {
+	if !errors.Is(err, ErrDamaged) || !slices.Contains(l.config.Remade, k.kind) {
+		return false
+	}
+	if err := l.store.Delete(ctx, k); err != nil {
+		return false
+	}
+	l.config.Log.Warn("a stored record can't be read; it is made again", "key", fmt.Sprintf("%q", k), "error", err)
+	return true
+}
+
+// change is write without mending.
+func (l *Local) change(k Key, do func() error) error {
 	l.mu.Lock()
 	if time.Now().Before(l.down) {
 		err := fmt.Errorf("write %q: %w", k, l.cause)

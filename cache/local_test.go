@@ -387,6 +387,59 @@ func TestLocalFullStore(t *testing.T) {
 	}
 }
 
+// TestLocalMends checks that what can't be used is made again, of kinds that may be, and is
+// an error of others.
+func TestLocalMends(t *testing.T) {
+	s, log := newShared(), new(logged)
+	l := newLocal(t, s, cache.LocalConfig{Remade: []cache.Kind{"tag"}, Log: slog.New(slog.NewTextHandler(log, nil))})
+	ctx := t.Context()
+	spoil := func(kind cache.Kind, id string, asMap bool) cache.Key {
+		k := cache.Name(kind, id)
+		if asMap {
+			if err := s.PutField(ctx, k, "f", []byte("1"), 0); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			put(t, s, k, "1")
+		}
+		return k
+	}
+	uses := map[string]struct {
+		spoilt bool // as a map
+		use    func(cache.Key) error
+		missed bool
+	}{
+		"Get":    {true, func(k cache.Key) error { _, err := l.Get(ctx, k); return err }, true},
+		"Put":    {true, func(k cache.Key) error { return l.Put(ctx, k, []byte("2"), 0) }, false},
+		"PutNew": {true, func(k cache.Key) error { _, err := l.PutNew(ctx, k, []byte("2"), 0); return err }, false},
+		"Fields": {false, func(k cache.Key) error {
+			f, err := l.Fields(ctx, k)
+			if len(f) > 0 {
+				t.Errorf("fields of a value: %q", f)
+			}
+			return err
+		}, false},
+		"PutField": {false, func(k cache.Key) error { return l.PutField(ctx, k, "f", []byte("2"), 0) }, false},
+	}
+	for name, u := range uses {
+		before := log.count("level=WARN")
+		k := spoil("tag", name, u.spoilt)
+		for range 2 { // the second finds what the first has left
+			err := u.use(k)
+			if u.missed && !errors.Is(err, cache.ErrNotExist) || !u.missed && err != nil {
+				t.Errorf("%s of what is made again: %v", name, err)
+			}
+		}
+		if n := log.count("level=WARN") - before; n != 1 {
+			t.Errorf("%s: %d lines:\n%s", name, n, log.text.String())
+		}
+		k = spoil("waivers", name, u.spoilt)
+		if err := u.use(k); !errors.Is(err, cache.ErrDamaged) || errors.Is(err, cache.ErrNotExist) {
+			t.Errorf("%s of what isn't made again: %v", name, err)
+		}
+	}
+}
+
 // TestLocalSlowStore checks that a slow Store holds up only what has no copy.
 func TestLocalSlowStore(t *testing.T) {
 	s := newShared()

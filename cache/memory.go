@@ -257,11 +257,11 @@ func (m *Memory) Close() error {
 }
 
 func errIsMap(verb string, k Key) error {
-	return fmt.Errorf("%s %q: it is a map, not a value", verb, k)
+	return fmt.Errorf("%s %q: it is a map, not a value: %w", verb, k, ErrDamaged)
 }
 
 func errIsValue(verb string, k Key) error {
-	return fmt.Errorf("%s %q: it is a value, not a map", verb, k)
+	return fmt.Errorf("%s %q: it is a value, not a map: %w", verb, k, ErrDamaged)
 }
 
 func end(ttl time.Duration) time.Time {

@@ -142,6 +142,14 @@ func (s suite) fails(what string, err error) {
 	}
 }
 
+// mistaken reports as wrong a use of an entry as the other type that wasn't said to be one.
+func (s suite) mistaken(what string, err error) {
+	s.t.Helper()
+	if !errors.Is(err, cache.ErrDamaged) {
+		s.t.Errorf("%s: error %v, want one that wraps ErrDamaged", what, err)
+	}
+}
+
 func testCancelled(t *testing.T, s suite) {
 	k, m := cache.Name("value", "a"), cache.Name("map", "a")
 	s.put(k, "1", 0)

@@ -296,9 +296,9 @@ func (x *tx) sweep(limit int) (more bool, err error) {
 }
 
 func errIsMap(verb string, k cache.Key) error {
-	return fmt.Errorf("%s %q: it is a map, not a value", verb, k)
+	return fmt.Errorf("%s %q: it is a map, not a value: %w", verb, k, cache.ErrDamaged)
 }
 
 func errIsValue(verb string, k cache.Key) error {
-	return fmt.Errorf("%s %q: it is a value, not a map", verb, k)
+	return fmt.Errorf("%s %q: it is a value, not a map: %w", verb, k, cache.ErrDamaged)
 }

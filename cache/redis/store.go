@@ -165,7 +165,7 @@ func (s *Store) ask(ctx context.Context, verb string, k cache.Key, do func(conte
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return fmt.Errorf("%s %q in Redis at %s: the key %s is not of the type it should have: %w", verb, k, s.addr, s.key(k), err)
+		return fmt.Errorf("%s %q in Redis at %s: the key %s is not of the type it should have: %w: %w", verb, k, s.addr, s.key(k), cache.ErrDamaged, err)
 	case limited.Err() != nil: // not wrapped: it is not the caller's deadline
 		return downError{fmt.Errorf("%s %q: no answer from Redis at %s within %v", verb, k, s.addr, s.timeout)}
 	case redis.HasErrorPrefix(err, "OOM"):
