@@ -138,3 +138,39 @@ func TestDamagedListingReleasesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A Store that is short of memory has dropped the relations of an image, and has kept that it
+// was served. Who asks for the image's manifest gets its blobs as well.
+func TestLostListings(t *testing.T) {
+	t.Parallel()
+	var clock clock
+	l := newLab(t, func(l *lab, _ *policy.Config) { l.gateway.Now = clock.now })
+	good, bad := l.allow("acme/app", "good", 200_000, 1_000), l.deny("acme/app", "bad", 200_000)
+	l.artifact("acme/app", "decoy", l.empty("acme/app"), as("application/x-decoy", bad.blobs()...)...)
+	l.want(200, "", "GET", manifestPath("acme/app", "decoy"))
+	for _, img := range []*image{good, bad} {
+		status, path := 200, manifestPath("acme/app", img.digest.String())
+		if img == bad {
+			status = 403
+		}
+		l.want(status, "", "GET", path)
+		for _, d := range img.blobs() {
+			l.want(status, "", "GET", blobPath("acme/app", d))
+			if err := l.gateway.Store.Delete(l.Context(), cache.Name("listing", "cgr.test/acme/app", d.Digest.String())); err != nil {
+				t.Fatal(err)
+			}
+			l.want(404, "", "GET", blobPath("acme/app", d))
+		}
+		clock.add(10 * time.Second)
+		l.want(200, "", "GET", manifestPath("acme/app", "decoy"))
+		for _, d := range bad.blobs() {
+			if r := l.get("GET", blobPath("acme/app", d), patience); r.status/100 != 4 {
+				t.Errorf("%d, %d bytes of a denied image", r.status, len(r.body))
+			}
+		}
+		l.want(status, "", "GET", path)
+		for _, d := range img.blobs() {
+			l.want(status, "", "GET", blobPath("acme/app", d))
+		}
+	}
+}

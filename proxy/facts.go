@@ -225,18 +225,27 @@ func firstExpiry(ws []policy.Waived) (first time.Time) {
 
 // lastDecision returns how an image was last decided for a caller, if it ever was.
 func (g *Gateway) lastDecision(ctx context.Context, caller auth.Caller, repo Repo, d digest.Digest) (last lastDecision, known bool, err error) {
-	b, err := g.Store.Get(ctx, lastKey(caller, repo, d))
-	if errors.Is(err, cache.ErrNotExist) {
+	key := lastKey(caller, repo, d)
+	b, err := g.Store.Get(ctx, key)
+	switch {
+	case errors.Is(err, cache.ErrNotExist):
 		return last, false, nil
-	}
-	if err != nil {
+	case err == nil:
+		err = last.decode(b)
+	case !errors.Is(err, cache.ErrDamaged):
 		return last, false, err
 	}
-	if err := last.decode(b); err != nil {
-		g.damaged(lastKey(caller, repo, d), err)
-		last = lastDecision{} // denied, until it is decided again
+	if err != nil {
+		g.damaged(key, err)
+		last = lastDecision{At: g.now()} // denied, until it is decided again
+		if b, err = json.Marshal(last); err == nil {
+			err = g.Store.Delete(ctx, key) // what is of another type is not written over
+		}
+		if err == nil {
+			err = g.Store.Put(ctx, key, b, g.Gate.RelationTTL)
+		}
 	}
-	return last, true, nil
+	return last, true, err
 }
 
 func lastKey(caller auth.Caller, repo Repo, d digest.Digest) cache.Key {

@@ -344,10 +344,13 @@ func (g *Gateway) knownManifest(ctx context.Context, repo Repo, d digest.Digest)
 // usedManifest is knownManifest for who uses it: then it is remembered for longer.
 func (g *Gateway) usedManifest(ctx context.Context, repo Repo, d digest.Digest) (*manifest, error) {
 	m, fresh, err := g.storedManifest(ctx, repo, d)
-	switch {
-	case isMiss(err):
+	if isMiss(err) {
 		return nil, nil
-	case err == nil && !fresh:
+	}
+	if err == nil && fresh {
+		fresh, err = g.related(ctx, repo, m)
+	}
+	if err == nil && !fresh {
 		err = g.remember(ctx, repo, m)
 	}
 	if err != nil {

@@ -75,7 +75,7 @@ func (h *house) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	h.waitsFor("starting")
-	h.local = cache.NewLocal(shared, cache.LocalConfig{Fixed: fixedKinds(), Never: uncopiedKinds(), Log: h.log})
+	h.local = cache.NewLocal(shared, cache.LocalConfig{Fixed: fixedKinds(), Never: uncopiedKinds(), Remade: remadeKinds(), Log: h.log})
 	h.store = h.local
 	return nil
 }
@@ -88,6 +88,14 @@ func fixedKinds() []cache.Kind {
 // uncopiedKinds are those whose readers have rules of their own for when the store is gone:
 // for how long waivers and pull tokens still count then.
 func uncopiedKinds() []cache.Kind { return []cache.Kind{"waivers", "waiversat", "connection"} }
+
+// remadeKinds are those that are made again where they are missing, and of which nothing
+// that denies rests on an entry being there: not what people have entered, not denials, nor
+// who lists a blob, which a listing alone knows of images that upstream has no more.
+func remadeKinds() []cache.Kind {
+	return []cache.Kind{"layer", "image", "sbom", "packages", "verdict", "manifest", "config", "served", "vouched",
+		"tag", "base", "baselayers", "history", "pulled", "callers", "databases", "fetched", "raised", "signatures"}
+}
 
 // openObjects returns where gateways share blobs, nil for nowhere.
 func (h *house) openObjects() error {
