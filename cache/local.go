@@ -45,15 +45,16 @@ type Local struct {
 	mu      sync.Mutex // guards what follows
 	copies  copies
 	loading map[copyKey]*load
-	contact int       // counts the times that the Store was heard anew; a copy is good in its own
-	hearing bool      // now, in that contact
-	heard   time.Time // of all written before, news have come
-	down    time.Time // until then the Store is not asked
-	slow    time.Time // until then the Store is not asked where there is a copy
-	cause   error     // why it is out of reach, nil where it isn't
-	since   time.Time // that it is or isn't
-	filled  time.Time // when it had no room first, zero where it has
-	full    time.Time // when it had no room last
+	contact int               // counts the times that the Store was heard anew; a copy is good in its own
+	hearing bool              // now, in that contact
+	heard   time.Time         // of all written before, news have come
+	down    time.Time         // until then the Store is not asked
+	slow    time.Time         // until then the Store is not asked where there is a copy
+	cause   error             // why it is out of reach, nil where it isn't
+	since   time.Time         // that it is or isn't
+	filled  time.Time         // when it had no room first, zero where it has
+	full    time.Time         // when it had no room last
+	damaged map[Key]time.Time // records that can't be read, when this was logged
 	stats   LocalStats
 }
 
@@ -97,6 +98,9 @@ const (
 	// roomFor is how long ago a Store must have been full to be said to have room again:
 	// at the brim one write fails, and the next does not.
 	roomFor = 10 * time.Second
+	// tellDamage is how often it is logged that a record can't be read, and maxDamaged of
+	// how many records that is known.
+	tellDamage, maxDamaged = time.Minute, 1024
 )
 
 type directKey struct{}
@@ -339,9 +343,21 @@ func (l *Local) write(ctx context.Context, k Key, do func() error) error {
 }
 
 // mend deletes the entry under k where err says that it is damaged and its kind is made
-// again, and reports whether it did.
+// again, and reports whether it did. Damage that stays it logs from time to time.
 func (l *Local) mend(ctx context.Context, k Key, err error) bool {
-	if !errors.Is(err, ErrDamaged) || !slices.Contains(l.config.Remade, k.kind) {
+	if !errors.Is(err, ErrDamaged) {
+		return false
+	}
+	if !slices.Contains(l.config.Remade, k.kind) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if now := time.Now(); now.Sub(l.damaged[k]) > tellDamage {
+			if l.damaged == nil || len(l.damaged) >= maxDamaged {
+				l.damaged = map[Key]time.Time{}
+			}
+			l.damaged[k] = now
+			l.config.Log.Error("a stored record can't be read: what needs it is refused until it is deleted", "key", fmt.Sprintf("%q", k), "error", err)
+		}
 		return false
 	}
 	if err := l.store.Delete(ctx, k); err != nil {

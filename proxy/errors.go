@@ -87,11 +87,11 @@ func (e *Error) Write(w http.ResponseWriter) {
 }
 
 // LogFailed writes that a request failed in the gateway itself; more goes before the error.
-// For as long as the Store is out of reach or full that is for debugging: cache.Local says
-// once that it is, and once that it isn't any more.
+// Where the Store is out of reach, full or damaged that is for debugging: cache.Local says
+// so once.
 func LogFailed(log *slog.Logger, r *http.Request, err error, more ...any) {
 	level := slog.LevelError
-	if errors.Is(err, cache.ErrDown) || errors.Is(err, cache.ErrFull) {
+	if errors.Is(err, cache.ErrDown) || errors.Is(err, cache.ErrFull) || errors.Is(err, cache.ErrDamaged) {
 		level = slog.LevelDebug
 	}
 	log.Log(r.Context(), level, "request failed", append(append([]any{"method", r.Method, "path", r.URL.Path}, more...), "error", err)...)
