@@ -141,12 +141,21 @@ func replicaName() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
+// storePatience is how long readiness waits for the store: one that takes longer is no more
+// use to an unknown image than one that is gone.
+const storePatience = 2 * time.Second
+
 // storeCheck says how the store is. A gateway that can answer from its copies is not ready
 // all the same: unknown images have to go to another.
 func (h *house) storeCheck(ctx context.Context) check {
-	err := h.store.Ping(ctx)
+	limited, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	err := h.store.Ping(limited)
 	if err == nil {
 		return check{Name: "store", OK: true}
+	}
+	if limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("the store has not answered within %v", storePatience)
 	}
 	c := check{Name: "store", Detail: err.Error()}
 	if h.local != nil {
