@@ -174,3 +174,23 @@ func TestLostListings(t *testing.T) {
 		}
 	}
 }
+
+// A relation that can't be read is not lost: who asks for the manifest alone is served.
+func TestUnreadableListing(t *testing.T) {
+	t.Parallel()
+	var clock clock
+	l := newLab(t, func(l *lab, _ *policy.Config) { l.gateway.Now = clock.now })
+	good := l.allow("acme/app", "good", 200_000)
+	path := manifestPath("acme/app", good.digest.String())
+	l.want(200, "", "GET", path)
+	key := cache.Name("listing", "cgr.test/acme/app", good.layers[0].Digest.String())
+	if err := l.gateway.Store.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.gateway.Store.Put(t.Context(), key, nil, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	clock.add(10 * time.Second)
+	l.want(200, "", "GET", path)
+	l.want(503, "", "GET", blobPath("acme/app", good.layers[0]))
+}

@@ -347,10 +347,7 @@ func (g *Gateway) usedManifest(ctx context.Context, repo Repo, d digest.Digest) 
 	if isMiss(err) {
 		return nil, nil
 	}
-	if err == nil && fresh {
-		fresh, err = g.related(ctx, repo, m)
-	}
-	if err == nil && !fresh {
+	if err == nil && !(fresh && g.related(ctx, repo, m)) {
 		err = g.remember(ctx, repo, m)
 	}
 	if err != nil {

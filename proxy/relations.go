@@ -283,28 +283,32 @@ func (g *Gateway) storedManifest(ctx context.Context, repo Repo, d digest.Digest
 	return m, fresh, nil
 }
 
-// relatedRefresh is how long relations that were found stored are taken to be.
-const relatedRefresh = 10 * time.Second
+const (
+	relatedRefresh = 10 * time.Second       // how long relations that were found stored are taken to be
+	relatedWait    = 250 * time.Millisecond // for the Store to find them
+)
 
 // related reports whether every blob and child that m lists is known to be of m in repo,
 // so that who gets m gets these too: a Store that is short of memory may have dropped a
-// relation and kept m. Of artifacts it doesn't look: where the line of a denied image is
-// lost, nothing but an image is to say whose blobs these are.
-func (g *Gateway) related(ctx context.Context, repo Repo, m *manifest) (bool, error) {
-	note := "related " + repo.String() + "@" + m.Digest.String()
-	if m.kind == kindArtifact || g.noted.fresh(note, g.now(), relatedRefresh) {
-		return true, nil
+// relation and kept m. What can't be read now isn't lost, and holds up nobody. Of artifacts
+// it doesn't look: where the line of a denied image is lost, nothing but an image is to say
+// whose blobs these are.
+func (g *Gateway) related(ctx context.Context, repo Repo, m *manifest) bool {
+	if m.kind == kindArtifact || g.noted.fresh("related "+repo.String()+"@"+m.Digest.String(), g.now(), relatedRefresh) {
+		return true
 	}
+	ctx, cancel := context.WithTimeout(ctx, relatedWait)
+	defer cancel()
 	var lost atomic.Bool
-	reads, rctx := errgroup.WithContext(ctx)
+	var reads errgroup.Group
 	reads.SetLimit(writesAtOnce)
 	look := func(kind cache.Kind, d digest.Digest, full int) { // a full map may have lost it to others
 		reads.Go(func() error {
-			f, err := g.Store.Fields(rctx, cache.Name(kind, repo.String(), d.String()))
+			f, err := g.Store.Fields(ctx, cache.Name(kind, repo.String(), d.String()))
 			if err == nil && f[m.Digest.String()] == nil && len(f) < full {
 				lost.Store(true)
 			}
-			return err
+			return nil
 		})
 	}
 	for d := range listers(m, g.now()) {
@@ -313,11 +317,8 @@ func (g *Gateway) related(ctx context.Context, repo Repo, m *manifest) (bool, er
 	for _, c := range m.children {
 		look(kindParents, c.Digest, maxParents)
 	}
-	err := reads.Wait()
-	if err != nil {
-		g.noted.forget(note)
-	}
-	return !lost.Load(), err
+	reads.Wait()
+	return !lost.Load()
 }
 
 // A stored manifest is its media type, a newline, and its exact bytes.
