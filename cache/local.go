@@ -348,23 +348,20 @@ func (l *Local) mend(ctx context.Context, k Key, err error) bool {
 	if !errors.Is(err, ErrDamaged) {
 		return false
 	}
-	if !slices.Contains(l.config.Remade, k.kind) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if now := time.Now(); now.Sub(l.damaged[k]) > tellDamage {
-			if l.damaged == nil || len(l.damaged) >= maxDamaged {
-				l.damaged = map[Key]time.Time{}
-			}
-			l.damaged[k] = now
-			l.config.Log.Error("a stored record can't be read: what needs it is refused until it is deleted", "key", fmt.Sprintf("%q", k), "error", err)
+	if slices.Contains(l.config.Remade, k.kind) && l.store.Delete(ctx, k) == nil {
+		l.config.Log.Warn("a stored record can't be read; it is made again", "key", fmt.Sprintf("%q", k), "error", err)
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.Sub(l.damaged[k]) > tellDamage {
+		if l.damaged == nil || len(l.damaged) >= maxDamaged {
+			l.damaged = map[Key]time.Time{}
 		}
-		return false
+		l.damaged[k] = now
+		l.config.Log.Error("a stored record can't be read: what needs it is refused until it is deleted", "key", fmt.Sprintf("%q", k), "error", err)
 	}
-	if err := l.store.Delete(ctx, k); err != nil {
-		return false
-	}
-	l.config.Log.Warn("a stored record can't be read; it is made again", "key", fmt.Sprintf("%q", k), "error", err)
-	return true
+	return false
 }
 
 // change is write without mending.
